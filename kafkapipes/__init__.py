@@ -1,0 +1,43 @@
+"""kafkapipes: Kafka offset ranges as PyTorch datasets.
+
+    range text → RangeParser → PartitionReader → ByteDecoder → Reshaper → Transformer → samples
+    TrainingKafkaDataset is these five, run once into memory; KafkaSink writes what they read.
+"""
+
+from kafkapipes.arrays import ArrayBatch, TextColumn
+from kafkapipes.control import ControlMessage
+from kafkapipes.dataset import BytesTensor, TrainingKafkaDataset
+from kafkapipes.errors import (
+    AuthError,
+    AuthorizationError,
+    ConfigError,
+    ConnectError,
+    ControlMessageError,
+    CorruptDataError,
+    DataLossError,
+    DecodeError,
+    DeliveryError,
+    KafkaPipesError,
+    RangeError,
+    StalledError,
+    TopicChangedError,
+    TopicError,
+    TruncationError,
+)
+from kafkapipes.kafka.sink import KafkaSink
+from kafkapipes.pipes.decoder import ByteDecoder
+from kafkapipes.pipes.parser import RangeParser
+from kafkapipes.pipes.reader import PartitionReader
+from kafkapipes.pipes.reshaper import Reshaper
+from kafkapipes.pipes.transformer import Transformer
+from kafkapipes.ranges import AtTime, Last, OffsetRange, Symbol, format_ranges, parse_ranges
+from kafkapipes.records import BytesColumn, RecordBatch
+from kafkapipes.report import RangeReport, ReadReport
+
+__all__ = [
+    "ArrayBatch", "AtTime", "AuthError", "AuthorizationError", "ByteDecoder", "BytesColumn", "BytesTensor", "ConfigError",
+    "ConnectError", "ControlMessage", "ControlMessageError", "CorruptDataError", "DataLossError", "DecodeError",
+    "DeliveryError", "KafkaPipesError", "KafkaSink", "Last", "OffsetRange", "PartitionReader", "RangeError", "RangeParser",
+    "RangeReport", "ReadReport", "RecordBatch", "Reshaper", "StalledError", "Symbol", "TextColumn", "TopicChangedError",
+    "TopicError", "TrainingKafkaDataset", "Transformer", "TruncationError", "format_ranges", "parse_ranges",
+]  # fmt: skip

@@ -1,0 +1,192 @@
+"""Decoded samples as columns: values, labels and where each row came from. Pure (NumPy)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from kafkapipes.errors import ConfigError, DecodeError
+from kafkapipes.records import BytesColumn
+from kafkapipes.report import RangeReport
+
+MAX_DIMENSIONS = 32  # NumPy 1 holds no more; a longer shape is a mistake
+MAX_ELEMENTS = 2**31  # elements of one sample: above it a shape is taken for a mistake, not for data
+
+Shape = tuple[int, ...]
+
+
+class TextColumn(BytesColumn):
+    """A `BytesColumn` of valid UTF-8: an entry reads as `str`."""
+
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # text reads as str
+        item = super().__getitem__(index)
+        assert item is not None  # decoding leaves no null behind
+        return item.decode()
+
+
+Column = np.ndarray | BytesColumn
+
+
+@dataclass(frozen=True)
+class ArrayBatch:
+    """Consecutive samples of one range, as columns.
+
+    Attributes:
+        values: [B, n] after decoding, [B, *shape] after reshaping; a `BytesColumn` for strings and bytes
+        labels: [B, m], or a `BytesColumn`, or None where no label type was given
+        offsets: int64 [B], the offset of each sample
+        account: the account of the range that the samples come from
+    """
+
+    values: Column
+    labels: Column | None
+    offsets: np.ndarray
+    account: RangeReport
+
+    @property
+    def scalar_labels(self) -> Column | None:
+        """The labels, one number a sample ([B]) where each has a single element."""
+        if isinstance(self.labels, np.ndarray) and len(self) and self.labels.size == len(self):
+            return self.labels.reshape(len(self))
+        return self.labels
+
+    def coordinates(self, row: int) -> str:
+        """`topic:partition@offset` of one row, for messages."""
+        return f"{self.account.range.topic}:{self.account.range.partition}@{int(self.offsets[row])}"
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+
+def parse_shape(shape: str | Sequence[int] | int | None) -> Shape | None:
+    """A shape from its text or numbers; None where the sample stays flat.
+
+    >>> parse_shape("28 28"), parse_shape((3, -1)), parse_shape(""), parse_shape(None)
+    ((28, 28), (3, -1), None, None)
+
+    Raises:
+        ConfigError: a part is not a whole number above 0 (one may be -1), or the shape is absurdly large.
+    """
+    if shape is None or (isinstance(shape, str) and not shape.strip()):
+        return None
+    rule = "wanted whole numbers above 0 such as '28 28' or (28, 28), one of which may be -1"
+    try:
+        parts = shape.split() if isinstance(shape, str) else [shape] if isinstance(shape, int) else list(shape)
+        numbers = tuple(int(part) for part in parts)
+    except (TypeError, ValueError):
+        raise ConfigError(f"the shape is {shape!r}, {rule}") from None
+    sensible = all(number > 0 or number == -1 for number in numbers) and numbers.count(-1) <= 1
+    if not numbers or not sensible or any(isinstance(part, float | bool) for part in parts):
+        raise ConfigError(f"the shape is {shape!r}, {rule}")
+    if len(numbers) > MAX_DIMENSIONS or abs(math.prod(numbers)) > MAX_ELEMENTS:
+        raise ConfigError(f"the shape is {shape!r}, wanted at most {MAX_DIMENSIONS} dimensions and {MAX_ELEMENTS} elements")
+    return numbers
+
+
+def elements_of(shape: Shape | None) -> int | None:
+    """How many elements a sample of `shape` has; None where the shape does not tell."""
+    return None if shape is None or -1 in shape else math.prod(shape)
+
+
+def reshape(batch: ArrayBatch, data_shape: Shape | None, label_shape: Shape | None) -> ArrayBatch:
+    """The same batch with values [B, *data_shape] and labels [B, *label_shape]: views, no copies.
+
+    Raises:
+        DecodeError: a sample has not as many elements as its shape.
+    """
+    values = _reshape_column(batch, batch.values, data_shape, "value")
+    labels = None if batch.labels is None else _reshape_column(batch, batch.labels, label_shape, "label")
+    return replace(batch, values=values, labels=labels)
+
+
+def _reshape_column(batch: ArrayBatch, column: Column, shape: Shape | None, name: str) -> Column:
+    if shape is None or len(batch) == 0:
+        return column
+    where = f"at {batch.coordinates(0)}"
+    if isinstance(column, BytesColumn):
+        raise DecodeError(f"wanted {name}s of shape {shape}, found strings or bytes {where}: leave their shape empty")
+    elements = column.size // len(batch)
+    known = math.prod(number for number in shape if number != -1)
+    if elements != known and (-1 not in shape or elements % known):
+        raise DecodeError(
+            f"wanted {name}s of shape {shape} ({known}{' x any' if -1 in shape else ''} elements), found {elements} "
+            f"elements of {column.dtype} {where}; correct the shape or the type"
+        )
+    return column.reshape(len(batch), *shape)
+
+
+class RowBuilder:
+    """Rows of one shape and dtype, collected into one array that is sized ahead; no second copy.
+
+    Memory that is never written to is never taken from the system, so an upper bound of the rows is enough.
+    """
+
+    def __init__(self, max_rows: int, first: np.ndarray) -> None:
+        self._rows = 0
+        self._array = np.empty((max_rows, *first.shape[1:]), first.dtype)
+
+    def append(self, rows: np.ndarray) -> None:
+        self._array[self._rows : self._rows + len(rows)] = rows
+        self._rows += len(rows)
+
+    def finish(self) -> np.ndarray:
+        """The rows collected; the unused tail is handed back, without a copy."""
+        self._array.resize((self._rows, *self._array.shape[1:]), refcheck=False)
+        return self._array
+
+
+class BytesBuilder:
+    """Byte strings collected into one growing buffer."""
+
+    def __init__(self, max_rows: int, first: BytesColumn) -> None:
+        self._kind = type(first)
+        self._lengths = RowBuilder(max_rows, first.lengths)
+        self._buffer = np.empty(0, np.uint8)
+        self._used = 0
+
+    def append(self, rows: BytesColumn) -> None:
+        needed = self._used + len(rows.buffer)
+        if needed > len(self._buffer):  # growing by half costs each byte a constant number of moves
+            self._buffer.resize(max(needed, len(self._buffer) * 3 // 2), refcheck=False)
+        self._buffer[self._used : needed] = rows.buffer
+        self._used = needed
+        self._lengths.append(rows.lengths)
+
+    def finish(self) -> BytesColumn:
+        """The byte strings collected."""
+        self._buffer.resize(self._used, refcheck=False)
+        return self._kind(self._buffer, self._lengths.finish())
+
+
+def builder_for(first: Column, max_rows: int) -> RowBuilder | BytesBuilder:
+    """A builder for columns like `first`, with room for `max_rows` rows."""
+    return RowBuilder(max_rows, first) if isinstance(first, np.ndarray) else BytesBuilder(max_rows, first)
+
+
+class OffsetIndex:
+    """Row → offset and range, kept as runs of consecutive offsets: a range without gaps costs three numbers."""
+
+    def __init__(self) -> None:
+        self._rows: list[np.ndarray] = []  # first row of each run
+        self._offsets: list[np.ndarray] = []  # offset of that row
+        self._ranges: list[np.ndarray] = []  # range of that row
+        self._length = 0
+
+    def append(self, offsets: np.ndarray, range_index: int) -> None:
+        """Note the offsets (int64 [B], B > 0) of the next B rows."""
+        breaks = np.flatnonzero(np.diff(offsets) != 1) + 1
+        rows = np.concatenate([[0], breaks])
+        self._rows.append(rows + self._length)
+        self._offsets.append(offsets[rows])
+        self._ranges.append(np.full(len(rows), range_index))
+        self._length += len(offsets)
+
+    def finish(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(first row, its offset, its range) of every run, int64, neighbours that touch joined."""
+        if not self._rows:
+            return (np.empty(0, np.int64),) * 3
+        rows, offsets, ranges = map(np.concatenate, (self._rows, self._offsets, self._ranges))
+        touches = (np.diff(offsets) == np.diff(rows)) & (np.diff(ranges) == 0)
+        keep = np.concatenate([[True], ~touches])
+        return rows[keep], offsets[keep], ranges[keep]

@@ -1,0 +1,142 @@
+"""Control messages: the Kafka-ML dictionary (or its JSON) that names a dataset's ranges and how to decode them. Pure.
+
+Field names are Kafka-ML's own (github.com/ertis-research/kafka-ml, datasources/sink.py). `topic` holds range
+text; only `topic` and `input_config` are required.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+from kafkapipes.errors import ConfigError, ControlMessageError, RangeError
+from kafkapipes.formats import FORMATS
+from kafkapipes.formats.raw import RawFormat
+from kafkapipes.ranges import OffsetRange, parse_ranges
+
+MAX_JSON_BYTES = 65_536  # a control message names ranges; a larger text is not one
+
+
+@dataclass(frozen=True)
+class ControlMessage:
+    """Where a dataset lies in Kafka and how its records decode.
+
+    Attributes:
+        topic: range text, `topic:partition:start:end,...`
+        input_config: the fields of the format; for RAW data_type, label_type, data_reshape, label_reshape
+        input_format: the name of the format; RAW where none is given
+        description, dataset_restrictions, validation_rate, test_rate, total_msg, incremental,
+        unsupervised_topic, deployment, time: as in Kafka-ML, carried along
+
+    >>> message = ControlMessage("mnist:0:0:70000", {"data_type": "uint8", "label_type": "uint8", "data_reshape": "28 28"})
+    >>> message.ranges
+    [OffsetRange(topic='mnist', partition=0, start=0, end=70000)]
+    >>> ControlMessage.from_json(message.to_json()) == message
+    True
+
+    Raises:
+        ControlMessageError: a field makes no sense, or the format is not supported.
+    """
+
+    topic: str
+    input_config: Mapping[str, object]
+    input_format: str = "RAW"
+    description: str = ""
+    dataset_restrictions: object = field(default_factory=dict)
+    validation_rate: float = 0.0
+    test_rate: float = 0.0
+    total_msg: int | None = None
+    incremental: bool = False
+    unsupervised_topic: str | None = None
+    deployment: object = None
+    time: object = None
+
+    def __post_init__(self) -> None:
+        if self.input_format not in FORMATS:
+            raise ControlMessageError(
+                f"the control message has input_format {self.input_format!r}; supported: {', '.join(FORMATS)}"
+            )
+        self._check_numbers()
+        if not isinstance(self.input_config, Mapping):
+            raise ControlMessageError(f"input_config is {self.input_config!r}, wanted a dictionary of the format's fields")
+        try:
+            object.__setattr__(self, "input_config", dict(self.input_config))
+            _ = self.ranges, self.format
+        except (RangeError, ConfigError) as exc:
+            raise ControlMessageError(f"the control message cannot be used: {exc}") from exc
+
+    @property
+    def ranges(self) -> list[OffsetRange]:
+        """The ranges that `topic` names, in the order written."""
+        return parse_ranges(self.topic)
+
+    @property
+    def format(self) -> RawFormat:
+        """How the records decode."""
+        return FORMATS[self.input_format].from_config(self.input_config)
+
+    @classmethod
+    def from_dict(cls, message: Mapping[str, object]) -> "ControlMessage":
+        """The control message in a dictionary.
+
+        Raises:
+            ControlMessageError: a field is missing, unknown, or makes no sense; the text lists what is known.
+        """
+        if not isinstance(message, Mapping):
+            raise ControlMessageError(f"wanted a control message as a dictionary, found {type(message).__name__}")
+        known = [item.name for item in fields(cls)]
+        if missing := [name for name in ("topic", "input_config") if message.get(name) is None]:
+            raise ControlMessageError(f"the control message has no {' and no '.join(missing)}; it has {list(message)}")
+        if unknown := [name for name in message if name not in known]:
+            raise ControlMessageError(f"the control message has unknown fields {unknown}; known: {', '.join(known)}")
+        given = {name: value for name, value in message.items() if value is not None}
+        if isinstance(given["input_config"], str):  # Kafka-ML's REST API stores it as JSON text
+            given["input_config"] = _load_json(given["input_config"])
+        return cls(**given)  # type: ignore[arg-type]  # __post_init__ checks the types
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "ControlMessage":
+        """The control message in a JSON text, as on Kafka-ML's control topic.
+
+        Raises:
+            ControlMessageError: not JSON, or not a control message.
+        """
+        return cls.from_dict(_load_json(text))
+
+    def to_dict(self) -> dict[str, object]:
+        """The Kafka-ML dictionary; what only Kafka-ML's database adds is left out where it is not set."""
+        pairs = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: value for name, value in pairs.items() if name not in ("deployment", "time") or value is not None}
+
+    def to_json(self) -> str:
+        """The JSON text for a control topic."""
+        return json.dumps(self.to_dict())
+
+    def _check_numbers(self) -> None:
+        for name in ("validation_rate", "test_rate"):
+            rate = getattr(self, name)
+            if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
+                raise ControlMessageError(f"{name} is {rate!r}, wanted a number from 0 up to, and without, 1")
+        count = self.total_msg
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 0):
+            raise ControlMessageError(f"total_msg is {count!r}, wanted a whole number of records, or null")
+        if not isinstance(self.incremental, bool):
+            raise ControlMessageError(f"incremental is {self.incremental!r}, wanted true or false")
+
+
+def as_control_message(message: "ControlMessage | Mapping[str, object] | str") -> ControlMessage:
+    """A control message from any of the forms that are accepted: itself, its dictionary, its JSON text."""
+    if isinstance(message, ControlMessage):
+        return message
+    return ControlMessage.from_json(message) if isinstance(message, str) else ControlMessage.from_dict(message)
+
+
+def _load_json(text: str | bytes) -> dict[str, object]:
+    if len(text) > MAX_JSON_BYTES:
+        raise ControlMessageError(f"wanted at most {MAX_JSON_BYTES} bytes of JSON, found {len(text)}")
+    try:
+        loaded = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise ControlMessageError(f"wanted a control message as JSON, found text that is not: {exc}") from None
+    if not isinstance(loaded, dict):
+        raise ControlMessageError(f"wanted a JSON object, found {type(loaded).__name__}")
+    return loaded

@@ -1,0 +1,252 @@
+"""TrainingKafkaDataset: assembles the five pipes, runs them once into memory, and is then a map-style dataset."""
+
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from kafkapipes.arrays import ArrayBatch, Column, OffsetIndex, Shape, TextColumn, builder_for, elements_of
+from kafkapipes.control import ControlMessage, as_control_message
+from kafkapipes.errors import ConfigError
+from kafkapipes.formats.raw import Numbers, element_type
+from kafkapipes.pipes.decoder import ByteDecoder
+from kafkapipes.pipes.parser import RangeParser
+from kafkapipes.pipes.reader import PartitionReader
+from kafkapipes.pipes.reshaper import Reshaper
+from kafkapipes.pipes.transformer import Sample, Transform, make_sample
+from kafkapipes.ranges import OffsetRange
+from kafkapipes.records import BytesColumn
+from kafkapipes.report import ReadReport
+
+
+class BytesTensor(Sequence[Any]):
+    """N strings or byte strings in one tensor: what `dataset.values` is for the types "string" and "bytes".
+
+    Attributes:
+        buffer: uint8 [total], the byte strings end to end
+        bounds: int64 [N + 1]; entry i is `buffer[bounds[i]:bounds[i + 1]]`
+
+    >>> words = BytesTensor(TextColumn.from_list([b"one", b"two"]))
+    >>> words[1], len(words)
+    ('two', 2)
+    """
+
+    def __init__(self, column: BytesColumn) -> None:
+        self.buffer = torch.from_numpy(column.buffer)
+        self.bounds = torch.zeros(len(column) + 1, dtype=torch.int64)
+        torch.cumsum(torch.from_numpy(column.lengths), 0, out=self.bounds[1:])
+        self._is_text = isinstance(column, TextColumn)
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[row] for row in range(*index.indices(len(self)))]
+        row = _row(index, len(self))
+        item = self.buffer[int(self.bounds[row]) : int(self.bounds[row + 1])].numpy().tobytes()
+        return item.decode() if self._is_text else item
+
+
+class TrainingKafkaDataset(Dataset[Sample]):
+    """The records that a control message names, read once into memory: a map-style dataset.
+
+    `dataset[i]` is `(value, label)`: value a fresh NumPy array [*shape] of the declared dtype (or a str or bytes),
+    label a NumPy scalar where it has one element; where the control message names no `label_type`, the value
+    alone. The transforms run at each access. Slices and index lists give lists of samples. Any DataLoader can
+    use it, with any number of workers and any start method: they share the memory.
+
+    Args:
+        control_message: a `ControlMessage`, its dictionary, or its JSON text
+        bootstrap_servers: `"host:port"`, or several, as a list or separated by commas
+        group_id: passed on to the client; nothing is committed under it
+        transform: called with each value at each access
+        label_transform: called with each label at each access
+        config: any librdkafka property; values are never shown, a value may be a callable that fetches it
+        progress: True or False turns the progress bar on or off; None shows it on a terminal
+        batch_records: the most records fetched at once
+        on_data_loss, on_short, connect_timeout_s, stall_timeout_s: as for `PartitionReader`
+        on_error, tombstone, null_key: as for `ByteDecoder`
+
+    Attributes:
+        values: tensor [N, *shape] of the declared dtype, contiguous, not copied; a `BytesTensor` for strings
+        labels: tensor [N] or [N, *label_shape], or a `BytesTensor`, or None
+        report: per range what was requested, delivered and missing, and why
+        ranges: the ranges with their bounds resolved to numbers
+
+    Raises:
+        ControlMessageError, RangeError, ConfigError: before any connection is made
+        KafkaPipesError: what went wrong at the broker, or in a record; `kafkapipes.errors` lists the classes
+
+    >>> import numpy as np
+    >>> from kafkapipes.testing import EmbeddedKafka
+    >>> with EmbeddedKafka() as kafka:
+    ...     kafka.fill("clicks", [(np.float32([1, 2]).tobytes(), bytes([7])), (np.float32([3, 4]).tobytes(), bytes([8]))])
+    ...     message = {"topic": "clicks:0:0:2", "input_config": {"data_type": "float32", "label_type": "uint8"}}
+    ...     dataset = TrainingKafkaDataset(message, kafka.bootstrap_servers, "readers")
+    >>> dataset.values, dataset[1]
+    (tensor([[1., 2.],
+            [3., 4.]]), (array([3., 4.], dtype=float32), np.uint8(8)))
+    """
+
+    def __init__(
+        self,
+        control_message: ControlMessage | Mapping[str, object] | str,
+        bootstrap_servers: str | Sequence[str],
+        group_id: str,
+        transform: Transform | None = None,
+        label_transform: Transform | None = None,
+        *,
+        config: Mapping[str, object] | None = None,
+        progress: bool | None = None,
+        batch_records: int = 5000,
+        on_data_loss: str = "raise",
+        on_short: str = "raise",
+        on_error: str = "raise",
+        tombstone: str = "raise",
+        null_key: str = "raise",
+        connect_timeout_s: float = 30.0,
+        stall_timeout_s: float = 60.0,
+    ) -> None:
+        message = as_control_message(control_message)
+        layout = message.format
+        _check_fits_torch(layout.data_type)
+        _check_fits_torch(layout.label_type)
+        reader = PartitionReader(
+            RangeParser(message), bootstrap_servers, group_id, config=config, batch_records=batch_records, on_data_loss=on_data_loss,
+            on_short=on_short, connect_timeout_s=connect_timeout_s, stall_timeout_s=stall_timeout_s, timestamps=False,
+        )  # fmt: skip
+        decoder = ByteDecoder(
+            reader, layout.data_type, layout.label_type, data_elements=elements_of(layout.data_shape),
+            label_elements=elements_of(layout.label_shape), on_error=on_error, tombstone=tombstone, null_key=null_key,
+        )  # fmt: skip
+        arrays = Reshaper(decoder, layout.data_shape, layout.label_shape)
+        with _progress_bar(reader.plan().requested, progress) as bar:
+            values, labels, self._runs = _materialise(arrays, reader, bar)
+        self.report: ReadReport = reader.report
+        self.values = _tensor(_nothing(layout.data_type, layout.data_shape) if values is None else values)
+        self.labels = None
+        if layout.label_type is not None:
+            self.labels = _tensor(_nothing(layout.label_type, layout.label_shape or (1,)) if labels is None else labels)
+        self.transform = transform
+        self.label_transform = label_transform
+        self._views: dict[str, tuple[int, np.ndarray]] = {}
+
+    @property
+    def ranges(self) -> list[OffsetRange]:
+        """The ranges that were read, in the order written, with their bounds resolved to numbers."""
+        return self.report.ranges
+
+    def coordinates(self, index: int) -> tuple[str, int, int]:
+        """(topic, partition, offset) of a sample: the address of its record in Kafka."""
+        row = _row(index, len(self))
+        rows, offsets, ranges = self._runs
+        run = int(np.searchsorted(rows, row, side="right")) - 1
+        source = self.ranges[int(ranges[run])]
+        return source.topic, int(source.partition), int(offsets[run] + row - rows[run])  # type: ignore[arg-type]  # resolved
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: Any) -> Any:
+        """The sample at an index; the list of samples for a slice, a list, or a 1-d array or tensor of indices."""
+        if isinstance(index, slice):
+            return self.__getitems__(range(*index.indices(len(self))))
+        if isinstance(index, Sequence) or getattr(index, "ndim", 0) == 1:
+            return self.__getitems__(index if isinstance(index, Sequence) else index.tolist())
+        row = _row(index, len(self))
+        value = self._view("values")[row]
+        label = None if self.labels is None else self._view("labels")[row]
+        return make_sample(_fresh(value), _fresh(label), self.transform, self.label_transform)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        """The samples at several indices; DataLoader fetches its batches by this."""
+        return [self[index] for index in indices]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_views": {}}  # they would be pickled by value, beside their tensors
+
+    def __repr__(self) -> str:
+        shape = tuple(getattr(self.values, "shape", (len(self),)))
+        return f"TrainingKafkaDataset({len(self)} samples, values {list(shape)} from {len(self.report)} range(s))"
+
+    def _view(self, name: str) -> Any:
+        """`values` or `labels` as a NumPy view: several times cheaper to index than a tensor.
+
+        Sharing a tensor with another process moves its memory, so a view is good only for the address it was made at.
+        """
+        tensor = getattr(self, name)
+        if isinstance(tensor, BytesTensor):
+            return tensor
+        address, view = self._views.get(name, (None, None))
+        if address != tensor.data_ptr():
+            view = tensor.numpy()
+            self._views[name] = (tensor.data_ptr(), view)
+        return view
+
+
+def _progress_bar(total: int, progress: bool | None) -> "tqdm[Any]":
+    disable = None if progress is None else not progress  # None: tqdm's own rule, off when not a terminal
+    return tqdm(total=total, unit=" records", unit_scale=True, disable=disable, desc="Kafka")
+
+
+def _materialise(
+    arrays: Iterable[ArrayBatch], reader: PartitionReader, bar: "tqdm[Any]"
+) -> tuple[Column | None, Column | None, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """All batches as one column of values and one of labels (None where nothing came), and where rows come from."""
+    values = labels = None
+    index = OffsetIndex()
+    places: dict[int, int] = {}  # account → its place among the ranges
+    for batch in arrays:
+        batch_labels = batch.scalar_labels
+        if values is None:
+            values = builder_for(batch.values, reader.report.requested)
+            labels = None if batch_labels is None else builder_for(batch_labels, reader.report.requested)
+            places = {id(account): place for place, account in enumerate(reader.report)}
+        values.append(batch.values)
+        if labels is not None:
+            labels.append(batch_labels)
+        index.append(batch.offsets, places[id(batch.account)])
+        bar.update(len(batch))
+    bar.total = bar.n  # gaps hold no records
+    bar.refresh()
+    return values and values.finish(), labels and labels.finish(), index.finish()
+
+
+def _nothing(type_name: str, shape: Shape | None) -> Column:
+    """A column without rows, of the type and shape that its rows would have."""
+    kind = element_type(type_name)
+    if not isinstance(kind, Numbers):
+        return kind.view(BytesColumn.from_list([]))
+    row = () if shape == (1,) else tuple(max(number, 0) for number in shape or (0,))
+    return np.empty((0, *row), kind.dtype.newbyteorder("="))
+
+
+def _tensor(column: Column) -> "torch.Tensor | BytesTensor":
+    return torch.from_numpy(column) if isinstance(column, np.ndarray) else BytesTensor(column)
+
+
+def _check_fits_torch(type_name: str | None) -> None:
+    kind = None if type_name is None else element_type(type_name)
+    if not isinstance(kind, Numbers):
+        return
+    try:
+        torch.from_numpy(np.empty(0, kind.dtype.newbyteorder("=")))
+    except TypeError:
+        raise ConfigError(f"the type is {type_name!r}, which torch has no tensors of; the pipes can still decode it") from None
+
+
+def _fresh(item: Any) -> Any:
+    """An array of its own, so that a transform may change it in place; other items are their own already."""
+    return item.copy() if isinstance(item, np.ndarray) else item
+
+
+def _row(index: Any, length: int) -> int:
+    row = operator.index(index)
+    if not -length <= row < length:
+        raise IndexError(f"sample {row} of {length}: wanted an index from {-length} to {length - 1}")
+    return row % length if length else row

@@ -1,0 +1,274 @@
+"""RAW: a value and its label are the bytes of an array, C order, no header. Vectorised over the batch.
+
+The record's value is the input, its key the label (Kafka-ML's RAW format: `array.tobytes()`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from kafkapipes.arrays import ArrayBatch, Column, Shape, TextColumn, parse_shape
+from kafkapipes.errors import ConfigError, DecodeError
+from kafkapipes.records import BytesColumn, RecordBatch
+
+POLICIES = ("raise", "skip")
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Fixed-size arrays of one dtype."""
+
+    dtype: np.dtype
+    elements: int | None = None  # per sample; None until the first record tells
+    told_by: str = ""  # coordinates of that record
+
+    @property
+    def is_sized(self) -> bool:
+        return self.elements is not None
+
+    def sized_by(self, item: bytes, coordinates: str) -> "Numbers":
+        """The same type with the number of elements that `item` holds."""
+        elements, rest = divmod(len(item), self.dtype.itemsize)
+        if rest or not elements:
+            raise DecodeError(
+                f"wanted a whole number of {self.dtype.name} elements ({self.dtype.itemsize} bytes each) at "
+                f"{coordinates}, found {len(item)} bytes; correct the type"
+            )
+        return replace(self, elements=elements, told_by=coordinates)
+
+    def wrong(self, column: BytesColumn) -> np.ndarray:
+        """bool [B]: which entries do not fit this type."""
+        wrong = column.lengths != (self.elements or 0) * self.dtype.itemsize
+        if self.dtype.kind == "b":
+            wrong |= _rows_with(column, column.buffer > 1)
+        return wrong
+
+    def complaint(self, item: bytes) -> str:
+        size = (self.elements or 0) * self.dtype.itemsize
+        if len(item) == size:
+            return f"wanted bool bytes 0 or 1, found {max(item)}"
+        like = f", as the first record at {self.told_by} has," if self.told_by else ""
+        return f"wanted {size} bytes ({self.elements} x {self.dtype.name}){like} found {len(item)} bytes"
+
+    def view(self, column: BytesColumn) -> np.ndarray:
+        """[B, elements] in native byte order; shares memory with the column where the order is native."""
+        array = column.buffer.view(self.dtype).reshape(len(column), self.elements or 0)
+        return array.astype(self.dtype.newbyteorder("="), copy=False)
+
+
+@dataclass(frozen=True)
+class Text:
+    """UTF-8 text of any length."""
+
+    is_sized = True
+
+    def wrong(self, column: BytesColumn) -> np.ndarray:
+        """bool [B]: which entries are not UTF-8. One pass over the buffer where all are."""
+        # Valid as a whole, and no entry begins inside a character: then each entry is valid by itself.
+        begins = column.starts[column.lengths > 0]
+        inside = (column.buffer[begins] & 0xC0) == 0x80
+        if not inside.any() and _is_utf8(column.buffer.data):
+            return np.zeros(len(column), bool)
+        return np.fromiter((not _is_utf8(item or b"") for item in column), bool, len(column))
+
+    def complaint(self, item: bytes) -> str:
+        return f"wanted UTF-8 text, found {len(item)} bytes that are not"
+
+    def view(self, column: BytesColumn) -> TextColumn:
+        return TextColumn(column.buffer, column.lengths)
+
+
+@dataclass(frozen=True)
+class Blob:
+    """Bytes of any length, as they are."""
+
+    is_sized = True
+
+    def wrong(self, column: BytesColumn) -> np.ndarray:
+        return np.zeros(len(column), bool)
+
+    def complaint(self, item: bytes) -> str:
+        return f"found {len(item)} bytes"  # never said: every byte string fits
+
+    def view(self, column: BytesColumn) -> BytesColumn:
+        return column
+
+
+ElementType = Numbers | Text | Blob
+
+
+def element_type(name: str | np.dtype | type, elements: int | None = None) -> ElementType:
+    """The element type of a name: a NumPy bool or number, byte order allowed, or `string`, or `bytes`.
+
+    >>> element_type(">f4").dtype, element_type("string")
+    (dtype('>f4'), Text())
+
+    Raises:
+        ConfigError: no such type, or one that holds no numbers.
+    """
+    if name in ("string", "str"):
+        return Text()
+    if name == "bytes":
+        return Blob()
+    rule = "wanted the name of a NumPy bool or number such as 'uint8', 'float32' or '>f4', or 'string' or 'bytes'"
+    try:
+        dtype = np.dtype(name)
+    except (TypeError, ValueError, SyntaxError):
+        raise ConfigError(f"the type is {name!r}, {rule}") from None
+    if name is None or dtype.kind not in "biufc" or dtype.subdtype is not None:
+        raise ConfigError(f"the type is {name!r}, {rule}")
+    return Numbers(dtype, elements)
+
+
+def shape_for(kind: ElementType, shape: Shape | None, name: str) -> Shape | None:
+    """`shape`, after a check that the type can have one."""
+    if shape is not None and not isinstance(kind, Numbers):
+        raise ConfigError(f"{name} is {shape!r}, but strings and bytes have no shape: leave it empty")
+    return shape
+
+
+@dataclass(frozen=True)
+class RawFormat:
+    """What a control message says of RAW records.
+
+    >>> RawFormat.from_config({"data_type": "uint8", "label_type": "uint8", "data_reshape": "28 28"}).data_shape
+    (28, 28)
+    """
+
+    data_type: str
+    label_type: str | None
+    data_shape: Shape | None
+    label_shape: Shape | None
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, object]) -> "RawFormat":
+        """Reads `data_type`, `label_type`, `data_reshape` and `label_reshape`.
+
+        Raises:
+            ConfigError: a field is missing, unknown, or makes no sense.
+        """
+        known = ("data_type", "label_type", "data_reshape", "label_reshape")
+        if unknown := sorted(set(map(str, config)) - set(known)):
+            raise ConfigError(f"input_config has {', '.join(map(repr, unknown))}; RAW knows {', '.join(known)}")
+        if not config.get("data_type"):
+            raise ConfigError("input_config has no data_type, wanted a type such as 'uint8'")
+        data_type, label_type = config["data_type"], config.get("label_type") or None
+        if not (isinstance(data_type, str) and isinstance(label_type, str | None)):
+            raise ConfigError(f"data_type is {data_type!r} and label_type {label_type!r}, wanted names such as 'uint8'")
+        data_shape = shape_for(element_type(data_type), parse_shape(config.get("data_reshape")), "data_reshape")  # type: ignore[arg-type]  # parse_shape checks
+        label_shape = parse_shape(config.get("label_reshape"))  # type: ignore[arg-type]  # parse_shape checks
+        if label_type is not None:
+            shape_for(element_type(label_type), label_shape, "label_reshape")
+        return cls(data_type, label_type, data_shape, label_shape)
+
+
+@dataclass(frozen=True)
+class RawDecoder:
+    """`RecordBatch` → `ArrayBatch` for RAW records, with the policies for records that do not fit."""
+
+    data: ElementType
+    label: ElementType | None
+    on_error: str = "raise"
+    tombstone: str = "raise"
+    null_key: str = "raise"
+
+    def __post_init__(self) -> None:
+        for name in ("on_error", "tombstone", "null_key"):
+            check_choice(name, getattr(self, name), POLICIES)
+
+    def sized_by(self, batch: RecordBatch) -> "RawDecoder":
+        """The same decoder, with the sample sizes that were not declared taken from the batch's first record."""
+        data = _sized(self.data, batch.values, batch)
+        label = None if self.label is None else _sized(self.label, batch.keys, batch)
+        return self if (data, label) == (self.data, self.label) else replace(self, data=data, label=label)
+
+    def decode(self, batch: RecordBatch) -> ArrayBatch:
+        """The batch as arrays: values [B, n], labels [B, m] or None.
+
+        Raises:
+            DecodeError: a record does not fit and its policy is "raise".
+        """
+        batch = self._without(batch, batch.values.is_null, "tombstone", "a value, found null (a tombstone)")
+        if self.label is not None:
+            batch = self._without(batch, batch.keys.is_null, "null_key", "a key that holds the label, found null")
+            batch = self._fitting(batch, batch.keys, self.label, "key (the label)")
+        batch = self._fitting(batch, batch.values, self.data, "value")
+        labels: Column | None = None if self.label is None else self.label.view(batch.keys)
+        return ArrayBatch(self.data.view(batch.values), labels, batch.offsets, batch.account)
+
+    def _fitting(self, batch: RecordBatch, column: BytesColumn, kind: ElementType, name: str) -> RecordBatch:
+        wrong = kind.wrong(column)
+        if not wrong.any():
+            return batch
+        item = column[int(np.argmax(wrong))]
+        return self._without(batch, wrong, "on_error", f"a {name} that fits: {kind.complaint(item or b'')}")
+
+    def _without(self, batch: RecordBatch, wrong: np.ndarray, policy: str, wanted: str) -> RecordBatch:
+        """The batch without the `wrong` rows, counted; or the error, where the policy is to raise."""
+        if not wrong.any():
+            return batch
+        if getattr(self, policy) == "raise":
+            where = batch.coordinates(int(np.argmax(wrong)))
+            raise DecodeError(f"at {where}: wanted {wanted}; correct the declared type or shape, or set {policy}='skip'")
+        batch.account.skip(policy, batch.offsets[wrong].tolist())
+        return batch.select(np.flatnonzero(~wrong))
+
+
+def encode(value: object, kind: ElementType) -> bytes:
+    """The bytes of one value: the inverse of decoding.
+
+    Raises:
+        ConfigError: the value is not of the declared type, or would lose by the conversion.
+    """
+    if isinstance(kind, Text) and isinstance(value, str):
+        return value.encode()
+    if isinstance(kind, Blob) and isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    if not isinstance(kind, Numbers) or isinstance(value, str | bytes):
+        raise ConfigError(f"wanted a value of type {type_name(kind)}, found {type(value).__name__}")
+    array = np.asarray(value)
+    if not np.can_cast(array.dtype, kind.dtype, "equiv") and not _same_after_cast(array, kind.dtype):
+        raise ConfigError(f"wanted a value of type {type_name(kind)}, found {array.dtype.name} that does not fit in it")
+    return array.astype(kind.dtype, copy=False).tobytes()
+
+
+def type_name(kind: ElementType) -> str:
+    """The name that `element_type` reads back."""
+    if isinstance(kind, Numbers):
+        return kind.dtype.name if kind.dtype.isnative else kind.dtype.str
+    return "string" if isinstance(kind, Text) else "bytes"
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise unless an option is one of its choices."""
+    if value not in choices:
+        raise ConfigError(f"{name} is {value!r}, wanted one of {', '.join(map(repr, choices))}")
+
+
+def _sized(kind: ElementType, column: BytesColumn, batch: RecordBatch) -> ElementType:
+    if not isinstance(kind, Numbers) or kind.is_sized or column.is_null.all():
+        return kind
+    row = int(np.argmin(column.is_null))
+    return kind.sized_by(column[row] or b"", batch.coordinates(row))
+
+
+def _rows_with(column: BytesColumn, flags: np.ndarray) -> np.ndarray:
+    """bool [B]: the rows that hold a flagged byte."""
+    rows = np.zeros(len(column), bool)
+    if flags.any():
+        rows[np.searchsorted(column.starts, np.flatnonzero(flags), side="right") - 1] = True
+    return rows
+
+
+def _is_utf8(data: bytes | memoryview) -> bool:
+    try:
+        str(data, "utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _same_after_cast(array: np.ndarray, dtype: np.dtype) -> bool:
+    with np.errstate(all="ignore"):
+        return bool(np.array_equal(array.astype(dtype).astype(array.dtype), array, equal_nan=array.dtype.kind in "fc"))

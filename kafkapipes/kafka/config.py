@@ -1,0 +1,158 @@
+"""The configuration of the Kafka clients: safe defaults, the user's overrides, and no value ever shown.
+
+Property names are librdkafka's (its CONFIGURATION.md).
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import context
+
+from kafkapipes.errors import ConfigError
+
+# A range is data, not a subscription: nothing is committed, nothing is skipped, every stored batch is checked.
+SAFE_CONSUMER: dict[str, object] = {
+    "auto.offset.reset": "error",  # anything else continues elsewhere in silence
+    "enable.partition.eof": True,  # the only sign that a range's tail holds no more records
+    "check.crcs": True,  # off by default, and then a flipped bit is delivered as good
+    "isolation.level": "read_committed",
+    "allow.auto.create.topics": False,
+    "socket.keepalive.enable": True,
+    "topic.metadata.refresh.interval.ms": 10_000,
+    "fetch.queue.backoff.ms": 0,  # 1000 by default: each new range would wait for it
+    "fetch.max.bytes": 16_777_216,  # with the next, the bound on memory that is fetched ahead
+    "queued.max.messages.kbytes": 32_768,
+    "queued.min.messages": 100_000,
+    "max.poll.interval.ms": 86_400_000,  # a slow training step is no fault of an assigned consumer
+}
+FORCED_CONSUMER: dict[str, object] = {"enable.auto.commit": False, "enable.auto.offset.store": False}
+SAFE_PRODUCER: dict[str, object] = {
+    "enable.idempotence": True,  # a retry neither doubles nor reorders
+    "linger.ms": 20,
+    "compression.type": "none",
+    "queue.buffering.max.kbytes": 131_072,
+    "socket.keepalive.enable": True,
+}
+OWN_PROPERTIES = ("bootstrap.servers", "group.id")  # arguments, not properties
+# Properties that only a consumer knows: another client would warn about each of them.
+_CONSUMER_ONLY = (
+    "auto.offset.reset", "enable.partition.eof", "check.crcs", "isolation.level", "fetch.", "queued.", "max.poll.",
+    "group.", "session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy", "enable.auto.",
+    "auto.commit.", "offset.store.", "coordinator.query.", "max.partition.fetch.bytes", "consume.callback.",
+)  # fmt: skip
+_CALLBACK_KEYS = ("error_cb", "oauth_cb", "stats_cb", "throttle_cb", "on_commit", "logger")
+# Words that say nothing about a secret, so error texts may keep them.
+_PLAIN_WORDS = {
+    "plaintext", "ssl", "sasl_plaintext", "sasl_ssl", "plain", "scram-sha-256", "scram-sha-512", "oauthbearer", "gssapi",
+    "true", "false", "none", "error", "earliest", "latest", "read_committed", "read_uncommitted", "gzip", "snappy",
+    "lz4", "zstd", "all", "https",
+}  # fmt: skip
+_LEFT_OUT = "<left out when pickled>"
+
+client_logger = logging.getLogger("kafkapipes.client")  # librdkafka's own log lines go here,
+client_logger.addHandler(logging.NullHandler())  # and nowhere else unless the application asks for them
+
+
+class ClientConfig:
+    """The user's client properties. Its repr names them and hides every value.
+
+    A value may be a callable without arguments: it is called in the process that makes the client, so that a
+    password need never be part of this object. Pickled, the values are left out, except into a process that
+    multiprocessing is starting at that moment, such as a DataLoader's worker.
+
+    >>> ClientConfig("broker:9092", "kafkapipes", {"sasl.password": "hunter2"})
+    ClientConfig('broker:9092', properties: sasl.password; values hidden)
+    """
+
+    def __init__(self, servers: str | Sequence[str], group_id: str, properties: Mapping[str, object] | None = None) -> None:
+        self.servers = _server_text(servers)
+        self.group_id = _checked_group(group_id)
+        self._properties = _checked_properties(properties or {})
+
+    def consumer(self) -> dict[str, object]:
+        """The properties of a range reader."""
+        own = {"bootstrap.servers": self.servers, "group.id": self.group_id}
+        return {**SAFE_CONSUMER, **self._resolved(), **FORCED_CONSUMER, **own, "logger": client_logger}
+
+    def admin(self, may_create: bool = False) -> dict[str, object]:
+        """The properties of the client that asks about topics: the same, without what only a consumer knows."""
+        # By default, asking for a topic that does not exist would create it.
+        return self._without_consumer_properties(
+            {"socket.keepalive.enable": True, "allow.auto.create.topics": may_create}
+        )
+
+    def producer(self) -> dict[str, object]:
+        """The properties of a sink."""
+        return self._without_consumer_properties(SAFE_PRODUCER)
+
+    @property
+    def reads_committed(self) -> bool:
+        """Whether records of open and aborted transactions are held back."""
+        return self._properties.get("isolation.level", "read_committed") == "read_committed"
+
+    def scrub(self, text: str) -> str:
+        """`text` with every value of the user's properties masked, and control characters escaped."""
+        for secret in sorted(self._secrets(), key=len, reverse=True):
+            text = text.replace(secret, "***")
+        return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+
+    def __repr__(self) -> str:
+        names = ", ".join(sorted(self._properties)) or "none"
+        return f"ClientConfig({self.servers!r}, properties: {names}; values hidden)"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # The same rule by which multiprocessing guards its own authentication key.
+        spawning = context.get_spawning_popen() is not None
+        kept = {key: value if spawning or callable(value) else _LEFT_OUT for key, value in self._properties.items()}
+        return type(self), (self.servers, self.group_id, kept)
+
+    def _resolved(self) -> dict[str, object]:
+        if gone := sorted(key for key, value in self._properties.items() if value == _LEFT_OUT):
+            raise ConfigError(
+                f"the values of {', '.join(gone)} were left out when this object was pickled; give a callable that "
+                "fetches the value, such as functools.partial(os.getenv, 'NAME'), or pass the config again"
+            )
+        return {key: _call_provider(key, value) for key, value in self._properties.items()}
+
+    def _without_consumer_properties(self, defaults: dict[str, object]) -> dict[str, object]:
+        common = {key: value for key, value in self._resolved().items() if not key.startswith(_CONSUMER_ONLY)}
+        return {**defaults, **common, "bootstrap.servers": self.servers, "logger": client_logger}
+
+    def _secrets(self) -> set[str]:
+        values = (_call_provider(key, value) for key, value in self._properties.items())
+        texts = {value for value in values if isinstance(value, str)}
+        return {text for text in texts if len(text) > 2 and text.lower() not in _PLAIN_WORDS and not text.isdigit()}
+
+
+def _call_provider(key: str, value: object) -> object:
+    if key in _CALLBACK_KEYS or not isinstance(value, Callable):  # type: ignore[arg-type]  # an abc, not a type
+        return value
+    found = value()
+    if not isinstance(found, str | int | float | bool):
+        raise ConfigError(f"the callable for the property {key} returned {type(found).__name__}, wanted a text or number")
+    return found
+
+
+def _server_text(servers: str | Sequence[str]) -> str:
+    listed = [servers] if isinstance(servers, str) else list(servers)
+    if not listed or not all(isinstance(item, str) and item.strip() for item in listed):
+        raise ConfigError(f"bootstrap_servers is {servers!r}, wanted 'host:port' or a list of them")
+    return ",".join(item.strip() for item in listed)
+
+
+def _checked_group(group_id: object) -> str:
+    if not isinstance(group_id, str) or not group_id:
+        raise ConfigError(f"group_id is {group_id!r}, wanted a name; nothing is committed under it")
+    return group_id
+
+
+def _checked_properties(properties: Mapping[str, object]) -> dict[str, object]:
+    if not isinstance(properties, Mapping) or not all(isinstance(key, str) for key in properties):
+        raise ConfigError("config is not a dictionary from property names to values")
+    if own := [key for key in OWN_PROPERTIES if key in properties]:
+        raise ConfigError(f"config holds {', '.join(own)}: pass it as an argument (bootstrap_servers, group_id)")
+    if "enable.partition.eof" in properties and str(properties["enable.partition.eof"]).lower() != "true":
+        raise ConfigError("config turns enable.partition.eof off, without which the end of a range cannot be seen")
+    for key in FORCED_CONSUMER:
+        if key in properties and str(properties[key]).lower() != "false":
+            raise ConfigError(f"config turns {key} on: reading a range commits nothing; leave it out")
+    return dict(properties)

@@ -1,0 +1,107 @@
+"""librdkafka's error codes → our errors, in one table. Classified by code; a text is only passed on."""
+
+from collections import deque
+
+from confluent_kafka import KafkaError, KafkaException
+
+from kafkapipes.errors import (
+    AuthError,
+    AuthorizationError,
+    ConfigError,
+    ConnectError,
+    CorruptDataError,
+    DataLossError,
+    KafkaPipesError,
+    TopicChangedError,
+    TopicError,
+    TruncationError,
+)
+from kafkapipes.kafka.config import ClientConfig
+
+# Errors that end a read. What is not here is either harmless or mended by librdkafka's own retries, and then
+# only the stall timeout decides.
+TERMINAL: dict[int, type[KafkaPipesError]] = {
+    KafkaError._AUTHENTICATION: AuthError,
+    KafkaError.SASL_AUTHENTICATION_FAILED: AuthError,
+    KafkaError.UNSUPPORTED_SASL_MECHANISM: AuthError,
+    KafkaError.ILLEGAL_SASL_STATE: AuthError,
+    KafkaError._SSL: AuthError,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: AuthorizationError,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: AuthorizationError,
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: AuthorizationError,
+    KafkaError._UNKNOWN_TOPIC: TopicError,
+    KafkaError._UNKNOWN_PARTITION: TopicError,
+    KafkaError.UNKNOWN_TOPIC_OR_PART: TopicError,
+    KafkaError.TOPIC_EXCEPTION: TopicError,
+    KafkaError.UNKNOWN_TOPIC_ID: TopicChangedError,
+    KafkaError.INCONSISTENT_TOPIC_ID: TopicChangedError,
+    KafkaError._AUTO_OFFSET_RESET: DataLossError,
+    KafkaError.OFFSET_OUT_OF_RANGE: DataLossError,
+    KafkaError._LOG_TRUNCATION: TruncationError,
+    KafkaError._BAD_MSG: CorruptDataError,
+    KafkaError.INVALID_MSG: CorruptDataError,
+    KafkaError._BAD_COMPRESSION: CorruptDataError,
+    KafkaError._NOT_IMPLEMENTED: CorruptDataError,
+    KafkaError._INVALID_ARG: ConfigError,
+    KafkaError._CONFLICT: ConfigError,
+}
+# Range mode needs no group: a group that may not be joined is no reason to stop.
+HARMLESS = {KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError._PARTITION_EOF}
+ADVICE: dict[type[KafkaPipesError], str] = {
+    AuthError: "check credentials, sasl.mechanism, security.protocol and certificates",
+    AuthorizationError: "the principal needs READ and DESCRIBE on the topic (WRITE for a sink)",
+    TopicError: "check the topic's name and partition",
+    TopicChangedError: "the topic was made anew: its offsets name other records now",
+    DataLossError: "the log no longer holds this offset; narrow the range, or start at earliest",
+    TruncationError: "the log was cut back: read the range again from its start",
+    CorruptDataError: "the stored batch is damaged or of an unknown kind; restore it, or read around it",
+    ConfigError: "correct the property",
+    ConnectError: "check bootstrap_servers, the network and security.protocol",
+}
+
+
+def failure(error: KafkaError, where: str, config: ClientConfig) -> KafkaPipesError:
+    """Our error for one of librdkafka's; `where` says what was being done, and at which coordinates."""
+    kind = TERMINAL.get(error.code(), KafkaPipesError)
+    if error.code() == KafkaError._AUTO_OFFSET_RESET and "truncation" in error.str().lower():
+        kind = TruncationError  # one code, two meanings: only the text tells them apart
+    advice = ADVICE.get(kind, "see the client's message")
+    return kind(config.scrub(f"{where}: {describe(error)}; {advice}"))
+
+
+def failure_of(exc: Exception, where: str, config: ClientConfig) -> KafkaPipesError:
+    """Our error for an exception of the client."""
+    if isinstance(exc, KafkaException) and exc.args and isinstance(exc.args[0], KafkaError):
+        return failure(exc.args[0], where, config)
+    return ConfigError(config.scrub(f"{where}: {exc}; {ADVICE[ConfigError]}"))
+
+
+def describe(error: KafkaError) -> str:
+    """The name and text of an error."""
+    return f"{error.name()}: {error.str()}"
+
+
+class Complaints:
+    """What a client told its error callback: the only place where it says why a connection fails.
+
+    The callback runs inside poll and consume, where an exception would destroy fetched records: it only notes.
+    """
+
+    def __init__(self) -> None:
+        self._recent: deque[KafkaError] = deque(maxlen=32)
+
+    def note(self, error: KafkaError) -> None:
+        self._recent.append(error)
+
+    def clear(self) -> None:
+        self._recent.clear()
+
+    def find(self, kind: type[KafkaPipesError]) -> KafkaError | None:
+        """The latest complaint of one kind."""
+        return next((error for error in reversed(self._recent) if TERMINAL.get(error.code()) is kind), None)
+
+    @property
+    def last(self) -> str:
+        """The text of the most telling complaint, or ''. "All brokers down" says less than the reason before it."""
+        telling = [error for error in self._recent if error.code() != KafkaError._ALL_BROKERS_DOWN]
+        return describe((telling or list(self._recent))[-1]) if self._recent else ""

@@ -1,0 +1,273 @@
+"""Before a read: symbolic bounds → offsets, and every range checked against the log."""
+
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any
+
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from kafkapipes.errors import AuthError, AuthorizationError, ConnectError, DataLossError, KafkaPipesError, RangeError, TopicError
+from kafkapipes.kafka.config import ClientConfig
+from kafkapipes.kafka.failures import Complaints, failure, failure_of
+from kafkapipes.ranges import AtTime, Last, OffsetRange, Symbol
+from kafkapipes.report import RangeReport, ReadReport
+
+ON_DATA_LOSS = ("raise", "continue")
+ON_SHORT = ("raise", "stop", "wait")
+_SLICE_S = 0.5  # one blocking call of the client: Ctrl-C is seen between two
+_CREATION_S = 5.0  # a topic that the cluster makes on first use is there by then
+Partition = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionLog:
+    """What the broker says of one partition's log.
+
+    Attributes:
+        low: first offset that is kept
+        stable: last stable offset: below it no transaction is open
+        high: high watermark: below it every record is replicated
+    """
+
+    low: int
+    stable: int
+    high: int
+
+
+def plan_ranges(
+    ranges: Iterable[OffsetRange],
+    config: ClientConfig,
+    *,
+    connect_timeout_s: float = 30.0,
+    on_data_loss: str = "raise",
+    on_short: str = "raise",
+) -> ReadReport:
+    """Fresh accounts for `ranges`, bounds resolved once, each checked against its log.
+
+    Raises:
+        RangeError: a range has no end
+        ConnectError, AuthError: no broker answered within `connect_timeout_s`, or it refused the credentials
+        AuthorizationError, TopicError: the topic is denied, or it or the partition does not exist
+        DataLossError: a range begins below the log, or ends above what it holds for good
+    """
+    wanted = list(ranges)
+    for item in wanted:
+        if item.end is Symbol.UNBOUNDED:
+            raise RangeError(f"{item} has no end, wanted an offset, latest or @MS: a finite read needs to know where to stop")
+    if not wanted:
+        return ReadReport([])
+    with LogReader(config, connect_timeout_s) as reader:
+        partitions = {topic: reader.partitions(topic) for topic in dict.fromkeys(item.topic for item in wanted)}
+        expanded = [piece for item in wanted for piece in expand(item, partitions[item.topic])]
+        logs = reader.logs({(item.topic, int(item.partition)) for item in expanded})  # type: ignore[arg-type]  # expanded
+        times = reader.offsets_at(expanded)
+    accounts = []
+    for item in expanded:
+        log = logs[item.topic, int(item.partition)]  # type: ignore[arg-type]  # expanded
+        limit = log.stable if config.reads_committed else log.high
+        accounts.append(settle(resolve(item, log.low, limit, times), log, limit, on_data_loss, on_short))
+    return ReadReport(accounts)
+
+
+def expand(item: OffsetRange, partitions: list[int]) -> list[OffsetRange]:
+    """`*` as one range a partition, in order; a named partition is checked."""
+    if item.partition is Symbol.ALL:
+        return [replace(item, partition=partition) for partition in partitions]
+    if item.partition not in partitions:
+        raise TopicError(f"{item}: no partition {item.partition} in topic {item.topic}, it has {_listed(partitions)}")
+    return [item]
+
+
+def resolve(item: OffsetRange, low: int, end: int, times: dict[tuple[str, int, int], int]) -> OffsetRange:
+    """The range with numbers for bounds.
+
+    Args:
+        low: first offset of the log
+        end: offset at which the log ends for this reader
+        times: (topic, partition, ms) → first offset at or after that time, -1 where there is none
+    """
+
+    def number(bound: object) -> int:
+        if isinstance(bound, AtTime):
+            found = times[item.topic, int(item.partition), bound.timestamp_ms]  # type: ignore[arg-type]  # expanded
+            return end if found < 0 else found
+        if isinstance(bound, Last):
+            return max(low, end - bound.records)
+        words = {Symbol.EARLIEST: low, Symbol.LATEST: end}
+        return words[bound] if isinstance(bound, Symbol) else int(bound)  # type: ignore[call-overload]  # an int is left
+
+    start, stop = number(item.start), number(item.end)
+    if start > stop and not item.is_concrete:
+        raise RangeError(f"{item} resolves to start {start} behind end {stop}; correct its bounds")
+    return replace(item, start=start, end=stop)
+
+
+def settle(item: OffsetRange, log: PartitionLog, limit: int, on_data_loss: str, on_short: str) -> RangeReport:
+    """A fresh account of a concrete range, after a check against its log.
+
+    Args:
+        limit: offset at which the log ends for this reader: `log.stable` or `log.high`
+    """
+    start, end = int(item.start), int(item.end)  # type: ignore[arg-type]  # concrete
+    where = f"{item.topic}:{item.partition}"
+    if start < log.low and start < end and on_data_loss == "raise":
+        raise DataLossError(
+            f"{item} starts below the log: wanted offset {start}, the log of {where} begins at {log.low}, so "
+            f"{min(log.low, end) - start} offset(s) are gone (retention or deletion); start at {where}@{log.low}, "
+            "or set on_data_loss='continue'"
+        )
+    if end <= limit or start == end:
+        return RangeReport(item, log.low, max(limit, end))
+    if on_short == "raise" or (on_short == "wait" and start > log.high):
+        raise DataLossError(_short_text(item, where, end, log))
+    return RangeReport(item, log.low, limit if on_short == "stop" else end)
+
+
+def _short_text(item: OffsetRange, where: str, end: int, log: PartitionLog) -> str:
+    if end <= log.high:
+        return (
+            f"{item} ends in an open transaction: wanted records up to {end}, stable until {where}@{log.stable}, high "
+            f"watermark {log.high}; wait for the transaction to end, or set on_short='wait' or 'stop'"
+        )
+    return (
+        f"{item} ends behind the log: wanted records up to {end}, the high watermark is {where}@{log.high} (last stable "
+        f"offset {log.stable}); end at latest, or set on_short='wait' or 'stop'"
+    )
+
+
+class LogReader:
+    """Asks the brokers about topics and logs, within one deadline. A context manager."""
+
+    def __init__(self, config: ClientConfig, connect_timeout_s: float, *, may_create: bool = False) -> None:
+        self._config = config
+        self._create_until = time.monotonic() + (_CREATION_S if may_create else 0)
+        self._timeout_s = connect_timeout_s
+        self._deadline = time.monotonic() + connect_timeout_s
+        self._complaints = Complaints()
+        try:
+            self._admin: AdminClient | None = AdminClient({**config.admin(may_create), "error_cb": self._complaints.note})
+        except (KafkaException, ValueError, TypeError) as exc:
+            raise failure_of(exc, "the client configuration was refused", config) from None
+
+    def __enter__(self) -> "LogReader":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._admin = None  # the last reference: the client and its threads end here, before any fork
+
+    def partitions(self, topic: str) -> list[int]:
+        """The partitions of a topic, ascending."""
+        metadata = self._metadata(topic)
+        if metadata.error is not None:
+            where = f"topic {topic}"
+            raise failure(metadata.error, where, self._config)
+        return sorted(metadata.partitions)
+
+    def logs(self, partitions: set[Partition]) -> dict[Partition, PartitionLog]:
+        """Log start, last stable offset and high watermark of each partition."""
+        committed, uncommitted = IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED
+        asked = [
+            self._ask(partitions, OffsetSpec.earliest(), uncommitted),
+            self._ask(partitions, OffsetSpec.latest(), committed),
+            self._ask(partitions, OffsetSpec.latest(), uncommitted),
+        ]
+        low, stable, high = [self._answers(question) for question in asked]
+        return {key: PartitionLog(low[key], stable[key], high[key]) for key in partitions}
+
+    def offsets_at(self, ranges: list[OffsetRange]) -> dict[tuple[str, int, int], int]:
+        """(topic, partition, ms) → first offset at or after that time, for every `@MS` in `ranges`."""
+        wanted: dict[int, set[Partition]] = {}
+        for item in ranges:
+            for bound in (item.start, item.end):
+                if isinstance(bound, AtTime):
+                    wanted.setdefault(bound.timestamp_ms, set()).add((item.topic, int(item.partition)))  # type: ignore[arg-type]  # expanded
+        found = {}
+        for milliseconds, partitions in wanted.items():
+            spec = OffsetSpec.for_timestamp(milliseconds)
+            level = IsolationLevel.READ_COMMITTED if self._config.reads_committed else IsolationLevel.READ_UNCOMMITTED
+            for (topic, partition), offset in self._answers(self._ask(partitions, spec, level)).items():
+                found[topic, partition, milliseconds] = offset
+        return found
+
+    def _metadata(self, topic: str) -> Any:
+        """The metadata of one topic; a leader that is being elected is waited for."""
+
+        def ask(timeout_s: float) -> Any:
+            found = self._client().list_topics(topic, timeout=timeout_s).topics[topic]
+            code = None if found.error is None else found.error.code()
+            being_made = code == KafkaError.UNKNOWN_TOPIC_OR_PART and time.monotonic() < self._create_until
+            return None if being_made or code in _PASSING else found
+
+        return self._retry(ask, f"asking for topic {topic}")
+
+    def _ask(self, partitions: set[Partition], spec: Any, level: IsolationLevel) -> dict[Partition, Future[Any]]:
+        request = {TopicPartition(topic, partition): spec for topic, partition in partitions}
+        left_s = max(self._deadline - time.monotonic(), 0.1)
+        futures = self._client().list_offsets(request, isolation_level=level, request_timeout=left_s)
+        return {(key.topic, key.partition): future for key, future in futures.items()}
+
+    def _answers(self, futures: dict[Partition, Future[Any]]) -> dict[Partition, int]:
+        answers = {}
+        for (topic, partition), future in futures.items():
+            where = f"asking for the offsets of {topic}:{partition}"
+            answers[topic, partition] = self._retry(lambda timeout_s, f=future: _result(f, timeout_s), where).offset
+        return answers
+
+    def _retry(self, ask: Callable[[float], Any], where: str) -> Any:
+        """Ask in short slices until an answer comes, a lasting error shows, or the deadline passes."""
+        while True:
+            left_s = self._deadline - time.monotonic()
+            if left_s <= 0:
+                raise self._unreachable(where)
+            try:
+                answer = ask(min(left_s, _SLICE_S))
+            except KafkaException as exc:
+                error = failure_of(exc, where, self._config)
+                if isinstance(error, AuthorizationError | TopicError):
+                    raise error from None
+                if exc.args[0].code() not in _RETRIED:
+                    raise error from None
+                answer = None
+            if answer is not None:
+                return answer
+            self._client().poll(0)  # only now does the client say why
+            if denied := self._complaints.find(AuthError):
+                raise failure(denied, where, self._config) from None
+            if time.monotonic() + 0.05 < self._deadline:
+                time.sleep(0.05)
+
+    def _unreachable(self, where: str) -> KafkaPipesError:
+        cause = self._complaints.last or "no broker answered"
+        return ConnectError(
+            self._config.scrub(
+                f"{where}: no answer from {self._config.servers} within {self._timeout_s:g} s; {cause}; check "
+                "bootstrap_servers, the network and security.protocol, or raise connect_timeout_s"
+            )
+        )
+
+    def _client(self) -> AdminClient:
+        if self._admin is None:
+            raise RuntimeError("this LogReader is closed")
+        return self._admin
+
+
+# While a topic is created or a leader elected these pass; a connection that fails is tried again too.
+_PASSING = {KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION}
+_RETRIED = _PASSING | {
+    KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE, KafkaError._WAIT_COORD,
+    KafkaError.REQUEST_TIMED_OUT, KafkaError._TIMED_OUT_QUEUE, KafkaError.NETWORK_EXCEPTION,
+}  # fmt: skip
+
+
+def _result(future: "Future[Any]", timeout_s: float) -> Any:
+    try:
+        return future.result(timeout_s)
+    except TimeoutError:
+        return None
+
+
+def _listed(partitions: list[int]) -> str:
+    return f"{len(partitions)}: {', '.join(map(str, partitions[:20]))}{', ...' if len(partitions) > 20 else ''}"

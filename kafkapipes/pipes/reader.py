@@ -1,0 +1,111 @@
+"""PartitionReader, `.read_partitions()`: `OffsetRange`s → `RecordBatch`es. Kafka is touched below here only."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from torch.utils.data import IterDataPipe, functional_datapipe
+
+from kafkapipes.errors import ConfigError
+from kafkapipes.formats.raw import check_choice
+from kafkapipes.kafka.config import ClientConfig
+from kafkapipes.kafka.fetcher import Fetcher
+from kafkapipes.kafka.offsets import ON_DATA_LOSS, ON_SHORT, plan_ranges
+from kafkapipes.ranges import OffsetRange
+from kafkapipes.records import RecordBatch
+from kafkapipes.report import ReadReport
+
+
+@functional_datapipe("read_partitions")
+class PartitionReader(IterDataPipe[RecordBatch]):
+    """Reads offset ranges from Kafka, whole, in order, as batches of byte columns.
+
+    The ranges are planned once, before the first record is read: symbolic bounds become numbers and every range
+    is checked against its log. DataLoader workers share the offsets: each record is read by one worker.
+
+    Args:
+        ranges: the ranges to read
+        bootstrap_servers: `"host:port"`, or several, as a list or separated by commas
+        group_id: passed on to the client; nothing is committed under it
+        config: any librdkafka property; values are never shown, a value may be a callable that fetches it
+        batch_records: the most records in a batch
+        on_data_loss: what to do with offsets below the start of the log: "raise", or "continue" and report them
+        on_short: what to do with offsets past the end of the log (or in an open transaction): "raise", "stop" at
+            the end and report them, or "wait" for them up to `stall_timeout_s`
+        connect_timeout_s: seconds in which the brokers must have answered everything that planning asks
+        stall_timeout_s: seconds without any news from the broker after which the read is given up
+        timestamps, headers: whether the batches carry these columns
+
+    Yields:
+        RecordBatch: records of one range, ascending; never empty.
+
+    Raises:
+        KafkaPipesError: `plan_ranges` and `Fetcher.fetch` say which.
+
+    >>> from kafkapipes.testing import EmbeddedKafka
+    >>> from kafkapipes.pipes.parser import RangeParser
+    >>> with EmbeddedKafka() as kafka:
+    ...     kafka.fill("clicks", [(b"one", b"0"), (b"two", b"1")])
+    ...     reader = RangeParser("clicks:0:earliest:latest").read_partitions(kafka.bootstrap_servers)
+    ...     [list(batch.values) for batch in reader]
+    [[b'one', b'two']]
+    """
+
+    def __init__(
+        self,
+        ranges: Iterable[OffsetRange],
+        bootstrap_servers: str | Sequence[str],
+        group_id: str = "kafkapipes",
+        *,
+        config: Mapping[str, object] | None = None,
+        batch_records: int = 5000,
+        on_data_loss: str = "raise",
+        on_short: str = "raise",
+        connect_timeout_s: float = 30.0,
+        stall_timeout_s: float = 60.0,
+        timestamps: bool = True,
+        headers: bool = False,
+    ) -> None:
+        check_choice("on_data_loss", on_data_loss, ON_DATA_LOSS)
+        check_choice("on_short", on_short, ON_SHORT)
+        _check_positive("batch_records", batch_records, 1_000_000)  # librdkafka's bound on one call
+        _check_positive("connect_timeout_s", connect_timeout_s, 86_400)
+        _check_positive("stall_timeout_s", stall_timeout_s, 86_400)
+        # Attribute names differ from the arguments': torch adds the repr of same-named ones to every error.
+        self._source = ranges
+        self._client = ClientConfig(bootstrap_servers, group_id, config)
+        self._planning = {"connect_timeout_s": connect_timeout_s, "on_data_loss": on_data_loss, "on_short": on_short}
+        self._fetching = {
+            "batch_records": batch_records, "stall_timeout_s": stall_timeout_s, "timestamps": timestamps, "headers": headers,
+        }  # fmt: skip
+        self._plan: ReadReport | None = None
+        self._share = (1, 0)
+        self.report = ReadReport([])
+
+    def plan(self) -> ReadReport:
+        """Resolve and check the ranges now, once; later reads, and all workers, keep to the result."""
+        if self._plan is None:
+            self._plan = plan_ranges(self._source, self._client, **self._planning)  # type: ignore[arg-type]  # as above
+            self.report = self._plan
+        return self._plan
+
+    def set_seed(self, seed: int) -> "PartitionReader":
+        """Plan. DataLoader calls this in the parent, before any worker starts: nothing here is random."""
+        self.plan()
+        return self
+
+    def apply_sharding(self, num_of_instances: int, instance_id: int, sharding_group: object = None) -> None:
+        """Keep to the offsets of one of several workers (the protocol of DataLoader)."""
+        self._share = (num_of_instances, instance_id)
+
+    def __iter__(self) -> Iterator[RecordBatch]:
+        self.report = self.plan().share(*self._share)
+        with Fetcher(self._client, **self._fetching) as fetcher:  # type: ignore[arg-type]  # as above
+            for account in self.report:
+                yield from fetcher.fetch(account)
+
+    def __repr__(self) -> str:
+        return f"PartitionReader({self._client!r}, {len(self._plan) if self._plan else 'un'}planned)"
+
+
+def _check_positive(name: str, value: float, most: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+        raise ConfigError(f"{name} is {value!r}, wanted a number above 0 and up to {most}")

@@ -1,0 +1,91 @@
+"""When is a range finished, and when has it stalled? Pure: it is told what a fetch brought, and answers.
+
+A range is finished when our own position reaches its end: by a record at or past the end, or by the
+broker's word that the log ends at or past it. Waiting for record `end - 1` would hang: that offset may hold
+a transaction marker or may have been compacted away, and then it is never delivered.
+"""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from kafkapipes.errors import CorruptDataError, StalledError
+from kafkapipes.report import RangeReport
+
+
+class RangeProgress:
+    """The position of one read between the readable start and end of its range."""
+
+    def __init__(
+        self, account: RangeReport, stall_timeout_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.account = account
+        self.position = account.start
+        self._stall_timeout_s = stall_timeout_s
+        self._clock = clock
+        self._begun = self._last_news = clock()
+        self._settle()
+
+    @property
+    def finished(self) -> bool:
+        return self.account.finished
+
+    @property
+    def wanted(self) -> int:
+        """The most records that the range can still hold."""
+        return self.account.end - self.position
+
+    def records(self, offsets: np.ndarray) -> int:
+        """Take note of records that arrived; how many of them, from the first, belong to the range.
+
+        Args:
+            offsets: int64 [B], the offsets of the records as fetched
+
+        Raises:
+            CorruptDataError: an offset is not above the one before.
+        """
+        if len(offsets) == 0:
+            return 0
+        self._last_news = self._clock()
+        self._check_ascending(offsets)
+        count = int(np.searchsorted(offsets, self.account.end))
+        self.position = int(offsets[-1]) + 1
+        self.account.received += count
+        self._settle()
+        return count
+
+    def end_of_log(self, offset: int) -> None:
+        """Take note that the broker has nothing, at present, at or after `offset`."""
+        self._last_news = self._clock()
+        self.position = max(self.position, offset)
+        self._settle()
+
+    def resume(self) -> None:
+        """Take note that the caller asks for more: its own time between two batches is no silence of the broker."""
+        self._last_news = self._clock()
+
+    def check_stall(self, cause: str) -> None:
+        """Raise when nothing has arrived for `stall_timeout_s`; `cause` is the client's last complaint, or ''."""
+        silent_s = self._clock() - self._last_news
+        if silent_s > self._stall_timeout_s:
+            raise StalledError(
+                f"wanted {self.account.range} up to offset {self.account.end}, but nothing arrived for "
+                f"{silent_s:.1f} s at {self._coordinates(self.position)}"
+                + (f"; last word of the client: {cause}" if cause else "")
+                + f"; check the broker, or raise stall_timeout_s (now {self._stall_timeout_s:g})"
+            )
+
+    def _check_ascending(self, offsets: np.ndarray) -> None:
+        if offsets[0] < self.position or (len(offsets) > 1 and not (np.diff(offsets) > 0).all()):
+            raise CorruptDataError(
+                f"wanted offsets that ascend from {self._coordinates(self.position)}, found {int(offsets[0])} to "
+                f"{int(offsets[-1])} out of order; the read is stopped so that no record counts twice"
+            )
+
+    def _settle(self) -> None:
+        self.account.seconds = self._clock() - self._begun
+        self.account.finished = self.position >= self.account.end
+
+    def _coordinates(self, offset: int) -> str:
+        return f"{self.account.range.topic}:{self.account.range.partition}@{offset}"

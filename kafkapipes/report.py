@@ -1,0 +1,164 @@
+"""The account of a read: what each range asked for, what came, and what is missing and why. Pure.
+
+For every range: requested = delivered + gaps + aged_out + unwritten + skipped.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from kafkapipes.ranges import OffsetRange, share_ranges
+
+MAX_COORDINATES = 10  # skipped records named in full per range; the rest are counted
+
+
+@dataclass(slots=True)
+class RangeReport:
+    """The account of one concrete range.
+
+    Attributes:
+        range: the range with its bounds resolved to numbers
+        low: first offset that the log still holds
+        high: first offset that the log does not hold yet
+        received: records that arrived from the broker
+        skipped: reason → number of records that arrived and were left out
+        skipped_at: coordinates `topic:partition@offset` of the first records left out
+        seconds: time from the first fetch to the end of the range
+        finished: whether the range was read to its end
+    """
+
+    range: OffsetRange
+    low: int
+    high: int
+    received: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
+    skipped_at: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    finished: bool = False
+
+    @property
+    def start(self) -> int:
+        """The first offset that can be read."""
+        return min(max(self._bounds()[0], self.low), self._bounds()[1])
+
+    @property
+    def end(self) -> int:
+        """The offset at which reading ends."""
+        return max(min(self._bounds()[1], self.high), self.start)
+
+    @property
+    def requested(self) -> int:
+        """Offsets that the range names."""
+        return len(self.range)
+
+    @property
+    def aged_out(self) -> int:
+        """Offsets below the start of the log: retention or a deletion took them."""
+        return self.start - self._bounds()[0]
+
+    @property
+    def unwritten(self) -> int:
+        """Offsets at or past the end of the log."""
+        return self._bounds()[1] - self.end
+
+    @property
+    def delivered(self) -> int:
+        """Records handed on: received and not skipped."""
+        return self.received - sum(self.skipped.values())
+
+    @property
+    def gaps(self) -> int:
+        """Offsets inside the log that hold no record: compacted, a transaction marker, or aborted.
+
+        Known once the range is finished; 0 before.
+        """
+        return self.end - self.start - self.received if self.finished else 0
+
+    def skip(self, reason: str, offsets: Iterable[int]) -> None:
+        """Count records that are left out for `reason`."""
+        for offset in offsets:
+            self.skipped[reason] = self.skipped.get(reason, 0) + 1
+            if len(self.skipped_at) < MAX_COORDINATES:
+                self.skipped_at.append(f"{self.range.topic}:{self.range.partition}@{offset}")
+
+    def to_dict(self) -> dict[str, object]:
+        """The account as plain values, fit for JSON."""
+        numbers = {name: getattr(self, name) for name in ("requested", "delivered", *_REASONS)}
+        return {
+            "range": str(self.range),
+            **numbers,
+            "skipped": dict(self.skipped),
+            "skipped_at": list(self.skipped_at),
+            "seconds": round(self.seconds, 3),
+            "finished": self.finished,
+        }
+
+    def __str__(self) -> str:
+        missing = [f"{getattr(self, reason)} {reason.replace('_', ' ')}" for reason in _REASONS if getattr(self, reason)]
+        skipped = [f"{count} skipped ({reason}, first at {self.skipped_at[0]})" for reason, count in self.skipped.items()]
+        state = f"{self.seconds:.2f} s" if self.finished else "not finished"
+        return f"{self.range}: {', '.join([f'{self.delivered} of {self.requested} delivered', *missing, *skipped])}, {state}"
+
+    def _bounds(self) -> tuple[int, int]:
+        start, end = self.range.start, self.range.end
+        if not (isinstance(start, int) and isinstance(end, int)):
+            raise TypeError(f"a report needs a concrete range, found {self.range}")
+        return start, end
+
+
+_REASONS = ("gaps", "aged_out", "unwritten")
+
+
+class ReadReport(Sequence[RangeReport]):
+    """The accounts of all ranges of a read, in the order written; `print` it or take `to_dict()`.
+
+    >>> from kafkapipes.ranges import OffsetRange
+    >>> report = ReadReport([RangeReport(OffsetRange("clicks", 0, 5, 10), low=7, high=100)])
+    >>> report.requested, report[0].aged_out
+    (5, 2)
+    """
+
+    def __init__(self, accounts: Iterable[RangeReport]) -> None:
+        self._accounts = tuple(accounts)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # int → RangeReport, slice → tuple of them
+        return self._accounts[index]
+
+    def __len__(self) -> int:
+        return len(self._accounts)
+
+    def __iter__(self) -> Iterator[RangeReport]:
+        return iter(self._accounts)
+
+    @property
+    def ranges(self) -> list[OffsetRange]:
+        """The ranges, with their bounds resolved to numbers."""
+        return [account.range for account in self]
+
+    @property
+    def requested(self) -> int:
+        """Offsets that the ranges name."""
+        return sum(account.requested for account in self)
+
+    @property
+    def delivered(self) -> int:
+        """Records handed on."""
+        return sum(account.delivered for account in self)
+
+    def share(self, instances: int, instance: int) -> "ReadReport":
+        """Fresh accounts for the part that falls to one of `instances` workers."""
+        return ReadReport(
+            RangeReport(piece, self[index].low, self[index].high)
+            for index, piece in share_ranges(self.ranges, instances, instance)
+        )
+
+    def to_dict(self) -> dict[str, object]:
+        """The accounts as plain values, fit for JSON."""
+        totals = {"requested": self.requested, "delivered": self.delivered}
+        return {**totals, "ranges": [account.to_dict() for account in self]}
+
+    def __str__(self) -> str:
+        total = f"{self.delivered} of {self.requested} delivered from {len(self)} range(s)"
+        return "\n".join([total, *(f"  {account}" for account in self)])
+
+    def __repr__(self) -> str:
+        return f"ReadReport({self.delivered} of {self.requested} delivered, {len(self)} range(s))"

@@ -1,0 +1,120 @@
+"""EmbeddedKafka: librdkafka's mock cluster as a context manager, for examples and for users' own tests.
+
+It speaks the Kafka protocol on 127.0.0.1 to any client and any process, and starts in milliseconds. Its limits
+(librdkafka's `rdkafka_mock.h` calls it experimental):
+
+- a partition keeps its last 5 MB or 100,000 records, whichever is less
+- no SASL, no TLS, no ACLs, no compaction, no transactions' markers, no admin requests but list_offsets
+- a topic that is produced to without being created gets 4 partitions
+- times (`@MS`) are not searched: every time resolves to the end of the log
+- all is gone when the context ends
+"""
+
+import ctypes
+from collections.abc import Iterable
+from ctypes import c_char_p, c_int, c_size_t, c_void_p
+from functools import cache
+from pathlib import Path
+
+import confluent_kafka
+
+from kafkapipes.errors import ConfigError, KafkaPipesError
+
+_PRODUCER = 0  # rd_kafka_type_t RD_KAFKA_PRODUCER
+
+
+class EmbeddedKafka:
+    """A Kafka cluster inside this process.
+
+    Args:
+        brokers: number of brokers
+
+    Attributes:
+        bootstrap_servers: `"127.0.0.1:PORT"`, what every client wants
+
+    >>> with EmbeddedKafka() as kafka:
+    ...     kafka.create_topic("clicks", partitions=3)
+    ...     kafka.bootstrap_servers.startswith("127.0.0.1:")
+    True
+    """
+
+    def __init__(self, brokers: int = 1) -> None:
+        if not isinstance(brokers, int) or not 1 <= brokers <= 100:
+            raise ConfigError(f"brokers is {brokers!r}, wanted a whole number from 1 to 100")
+        self._library = _library()
+        error = ctypes.create_string_buffer(512)
+        config = self._library.rd_kafka_conf_new()
+        self._library.rd_kafka_conf_set(config, b"log_level", b"0", None, 0)
+        self._client = self._library.rd_kafka_new(_PRODUCER, config, error, len(error))
+        if not self._client:
+            raise KafkaPipesError(f"the embedded broker did not start: {error.value.decode()}")
+        self._cluster = self._library.rd_kafka_mock_cluster_new(self._client, brokers)
+        servers: bytes = self._library.rd_kafka_mock_cluster_bootstraps(self._cluster)
+        self.bootstrap_servers = servers.decode()
+
+    def create_topic(self, topic: str, partitions: int = 1) -> None:
+        """Create a topic; without this a topic gets 4 partitions on its first use."""
+        code = self._library.rd_kafka_mock_topic_create(self._open(), topic.encode(), partitions, 1)
+        if code:
+            raise KafkaPipesError(f"topic {topic!r} with {partitions} partition(s) was not created: {_error_name(self._library, code)}")
+
+    def fill(self, topic: str, records: Iterable[tuple[bytes | None, bytes | None]], partition: int = 0) -> None:
+        """Append (value, key) records to a topic, which is created with one partition if it is new."""
+        self._library.rd_kafka_mock_topic_create(self._open(), topic.encode(), max(1, partition + 1), 1)  # no harm if it exists
+        producer = confluent_kafka.Producer({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
+        failed: list[object] = []
+        for value, key in records:
+            producer.produce(topic, value, key, partition, on_delivery=lambda error, _: failed.append(error) if error else None)
+            producer.poll(0)
+        if producer.flush(30) or failed:
+            raise KafkaPipesError(f"the embedded broker did not take all records of {topic!r}: {failed[:1]}")
+
+    def close(self) -> None:
+        """Stop the brokers."""
+        if self._cluster:
+            self._library.rd_kafka_mock_cluster_destroy(self._cluster)
+            self._library.rd_kafka_destroy(self._client)
+            self._cluster = None
+
+    def __enter__(self) -> "EmbeddedKafka":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"EmbeddedKafka({self.bootstrap_servers!r})"
+
+    def _open(self) -> int:
+        if not self._cluster:
+            raise KafkaPipesError("this EmbeddedKafka is closed")
+        return int(self._cluster)
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    """The librdkafka that confluent_kafka itself has loaded, found beside it in its wheel."""
+    package = Path(confluent_kafka.__file__).parent
+    places = [package.parent / "confluent_kafka.libs", package / ".dylibs", package]
+    found = [path for place in places for path in sorted(place.glob("*rdkafka*")) if path.suffix != ".py"]
+    if not found:
+        raise KafkaPipesError(f"no librdkafka beside {package}: EmbeddedKafka needs confluent-kafka from its binary wheel")
+    library = ctypes.CDLL(str(found[0]))
+    library.rd_kafka_conf_new.restype = c_void_p
+    library.rd_kafka_conf_set.argtypes = [c_void_p, c_char_p, c_char_p, c_char_p, c_size_t]
+    library.rd_kafka_new.restype = c_void_p
+    library.rd_kafka_new.argtypes = [c_int, c_void_p, c_char_p, c_size_t]
+    library.rd_kafka_mock_cluster_new.restype = c_void_p
+    library.rd_kafka_mock_cluster_new.argtypes = [c_void_p, c_int]
+    library.rd_kafka_mock_cluster_bootstraps.restype = c_char_p
+    library.rd_kafka_mock_cluster_bootstraps.argtypes = [c_void_p]
+    library.rd_kafka_mock_topic_create.argtypes = [c_void_p, c_char_p, c_int, c_int]
+    library.rd_kafka_mock_cluster_destroy.argtypes = [c_void_p]
+    library.rd_kafka_destroy.argtypes = [c_void_p]
+    library.rd_kafka_err2name.restype = c_char_p
+    return library
+
+
+def _error_name(library: ctypes.CDLL, code: int) -> str:
+    name: bytes = library.rd_kafka_err2name(code)
+    return name.decode()

@@ -1,7 +1,7 @@
 """kafkapipes: Kafka offset ranges as PyTorch datasets.
 
-    range text → RangeParser → PartitionReader → ByteDecoder → Reshaper → Transformer → samples
-    TrainingKafkaDataset is these five, run once into memory; KafkaSink writes what they read.
+The pipes: range text → RangeParser → PartitionReader → ByteDecoder → Reshaper → Transformer → samples.
+TrainingKafkaDataset is these five, run once into memory; KafkaSink writes what they read.
 """
 
 from kafkapipes.arrays import ArrayBatch, TextColumn
@@ -35,9 +35,10 @@ from kafkapipes.records import BytesColumn, RecordBatch
 from kafkapipes.report import RangeReport, ReadReport
 
 __all__ = [
-    "ArrayBatch", "AtTime", "AuthError", "AuthorizationError", "ByteDecoder", "BytesColumn", "BytesTensor", "ConfigError",
-    "ConnectError", "ControlMessage", "ControlMessageError", "CorruptDataError", "DataLossError", "DecodeError",
-    "DeliveryError", "KafkaPipesError", "KafkaSink", "Last", "OffsetRange", "PartitionReader", "RangeError", "RangeParser",
-    "RangeReport", "ReadReport", "RecordBatch", "Reshaper", "StalledError", "Symbol", "TextColumn", "TopicChangedError",
-    "TopicError", "TrainingKafkaDataset", "Transformer", "TruncationError", "format_ranges", "parse_ranges",
+    "ArrayBatch", "AtTime", "AuthError", "AuthorizationError", "ByteDecoder", "BytesColumn", "BytesTensor",
+    "ConfigError", "ConnectError", "ControlMessage", "ControlMessageError", "CorruptDataError", "DataLossError",
+    "DecodeError", "DeliveryError", "KafkaPipesError", "KafkaSink", "Last", "OffsetRange", "PartitionReader",
+    "RangeError", "RangeParser", "RangeReport", "ReadReport", "RecordBatch", "Reshaper", "StalledError", "Symbol",
+    "TextColumn", "TopicChangedError", "TopicError", "TrainingKafkaDataset", "Transformer", "TruncationError",
+    "format_ranges", "parse_ranges",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -80,7 +81,9 @@ def parse_shape(shape: str | Sequence[int] | int | None) -> Shape | None:
     if not numbers or not sensible or any(isinstance(part, float | bool) for part in parts):
         raise ConfigError(f"the shape is {shape!r}, {rule}")
     if len(numbers) > MAX_DIMENSIONS or abs(math.prod(numbers)) > MAX_ELEMENTS:
-        raise ConfigError(f"the shape is {shape!r}, wanted at most {MAX_DIMENSIONS} dimensions and {MAX_ELEMENTS} elements")
+        raise ConfigError(
+            f"the shape is {shape!r}, wanted at most {MAX_DIMENSIONS} dimensions and {MAX_ELEMENTS} elements"
+        )
     return numbers
 
 
@@ -116,6 +119,16 @@ def _reshape_column(batch: ArrayBatch, column: Column, shape: Shape | None, name
     return column.reshape(len(batch), *shape)
 
 
+class ColumnBuilder(Protocol):
+    """Collects columns of one kind into one column."""
+
+    def append(self, rows: Any) -> None:  # Any: each builder takes the kind of column that it was made for
+        """Add the rows of a column of that kind behind those collected so far."""
+
+    def finish(self) -> Column:
+        """The column of all rows collected."""
+
+
 class RowBuilder:
     """Rows of one shape and dtype, collected into one array that is sized ahead; no second copy.
 
@@ -127,6 +140,7 @@ class RowBuilder:
         self._array = np.empty((max_rows, *first.shape[1:]), first.dtype)
 
     def append(self, rows: np.ndarray) -> None:
+        """Copy rows behind those collected so far."""
         self._array[self._rows : self._rows + len(rows)] = rows
         self._rows += len(rows)
 
@@ -146,6 +160,7 @@ class BytesBuilder:
         self._used = 0
 
     def append(self, rows: BytesColumn) -> None:
+        """Copy byte strings behind those collected so far."""
         needed = self._used + len(rows.buffer)
         if needed > len(self._buffer):  # growing by half costs each byte a constant number of moves
             self._buffer.resize(max(needed, len(self._buffer) * 3 // 2), refcheck=False)
@@ -159,7 +174,7 @@ class BytesBuilder:
         return self._kind(self._buffer, self._lengths.finish())
 
 
-def builder_for(first: Column, max_rows: int) -> RowBuilder | BytesBuilder:
+def builder_for(first: Column, max_rows: int) -> ColumnBuilder:
     """A builder for columns like `first`, with room for `max_rows` rows."""
     return RowBuilder(max_rows, first) if isinstance(first, np.ndarray) else BytesBuilder(max_rows, first)
 

@@ -7,6 +7,7 @@ text; only `topic` and `input_config` are required.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from kafkapipes.errors import ConfigError, ControlMessageError, RangeError
 from kafkapipes.formats import FORMATS
@@ -27,7 +28,8 @@ class ControlMessage:
         description, dataset_restrictions, validation_rate, test_rate, total_msg, incremental,
         unsupervised_topic, deployment, time: as in Kafka-ML, carried along
 
-    >>> message = ControlMessage("mnist:0:0:70000", {"data_type": "uint8", "label_type": "uint8", "data_reshape": "28 28"})
+    >>> layout = {"data_type": "uint8", "label_type": "uint8", "data_reshape": "28 28"}
+    >>> message = ControlMessage("mnist:0:0:70000", layout)
     >>> message.ranges
     [OffsetRange(topic='mnist', partition=0, start=0, end=70000)]
     >>> ControlMessage.from_json(message.to_json()) == message
@@ -51,13 +53,15 @@ class ControlMessage:
     time: object = None
 
     def __post_init__(self) -> None:
-        if self.input_format not in FORMATS:
+        if not isinstance(self.input_format, str) or self.input_format not in FORMATS:
             raise ControlMessageError(
                 f"the control message has input_format {self.input_format!r}; supported: {', '.join(FORMATS)}"
             )
         self._check_numbers()
         if not isinstance(self.input_config, Mapping):
-            raise ControlMessageError(f"input_config is {self.input_config!r}, wanted a dictionary of the format's fields")
+            raise ControlMessageError(
+                f"input_config is {self.input_config!r}, wanted a dictionary of the format's fields"
+            )
         try:
             object.__setattr__(self, "input_config", dict(self.input_config))
             _ = self.ranges, self.format
@@ -88,10 +92,11 @@ class ControlMessage:
             raise ControlMessageError(f"the control message has no {' and no '.join(missing)}; it has {list(message)}")
         if unknown := [name for name in message if name not in known]:
             raise ControlMessageError(f"the control message has unknown fields {unknown}; known: {', '.join(known)}")
-        given = {name: value for name, value in message.items() if value is not None}
+        # Any: __post_init__ checks the types.
+        given: dict[str, Any] = {name: value for name, value in message.items() if value is not None}
         if isinstance(given["input_config"], str):  # Kafka-ML's REST API stores it as JSON text
             given["input_config"] = _load_json(given["input_config"])
-        return cls(**given)  # type: ignore[arg-type]  # __post_init__ checks the types
+        return cls(**given)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "ControlMessage":

@@ -9,7 +9,16 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from kafkapipes.arrays import ArrayBatch, Column, OffsetIndex, Shape, TextColumn, builder_for, elements_of
+from kafkapipes.arrays import (
+    ArrayBatch,
+    Column,
+    ColumnBuilder,
+    OffsetIndex,
+    Shape,
+    TextColumn,
+    builder_for,
+    elements_of,
+)
 from kafkapipes.control import ControlMessage, as_control_message
 from kafkapipes.errors import ConfigError
 from kafkapipes.formats.raw import Numbers, element_type
@@ -85,7 +94,8 @@ class TrainingKafkaDataset(Dataset[Sample]):
     >>> import numpy as np
     >>> from kafkapipes.testing import EmbeddedKafka
     >>> with EmbeddedKafka() as kafka:
-    ...     kafka.fill("clicks", [(np.float32([1, 2]).tobytes(), bytes([7])), (np.float32([3, 4]).tobytes(), bytes([8]))])
+    ...     points = np.float32([[1, 2], [3, 4]])
+    ...     kafka.fill("clicks", [(points[0].tobytes(), bytes([7])), (points[1].tobytes(), bytes([8]))])
     ...     message = {"topic": "clicks:0:0:2", "input_config": {"data_type": "float32", "label_type": "uint8"}}
     ...     dataset = TrainingKafkaDataset(message, kafka.bootstrap_servers, "readers")
     >>> dataset.values, dataset[1]
@@ -117,8 +127,9 @@ class TrainingKafkaDataset(Dataset[Sample]):
         _check_fits_torch(layout.data_type)
         _check_fits_torch(layout.label_type)
         reader = PartitionReader(
-            RangeParser(message), bootstrap_servers, group_id, config=config, batch_records=batch_records, on_data_loss=on_data_loss,
-            on_short=on_short, connect_timeout_s=connect_timeout_s, stall_timeout_s=stall_timeout_s, timestamps=False,
+            RangeParser(message), bootstrap_servers, group_id, config=config, batch_records=batch_records,
+            on_data_loss=on_data_loss, on_short=on_short, connect_timeout_s=connect_timeout_s,
+            stall_timeout_s=stall_timeout_s, timestamps=False,
         )  # fmt: skip
         decoder = ByteDecoder(
             reader, layout.data_type, layout.label_type, data_elements=elements_of(layout.data_shape),
@@ -147,7 +158,8 @@ class TrainingKafkaDataset(Dataset[Sample]):
         rows, offsets, ranges = self._runs
         run = int(np.searchsorted(rows, row, side="right")) - 1
         source = self.ranges[int(ranges[run])]
-        return source.topic, int(source.partition), int(offsets[run] + row - rows[run])  # type: ignore[arg-type]  # resolved
+        partition = int(source.partition)  # type: ignore[arg-type]  # resolved
+        return source.topic, partition, int(offsets[run] + row - rows[run])
 
     def __len__(self) -> int:
         return len(self.values)
@@ -198,7 +210,8 @@ def _materialise(
     arrays: Iterable[ArrayBatch], reader: PartitionReader, bar: "tqdm[Any]"
 ) -> tuple[Column | None, Column | None, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """All batches as one column of values and one of labels (None where nothing came), and where rows come from."""
-    values = labels = None
+    values: ColumnBuilder | None = None
+    labels: ColumnBuilder | None = None
     index = OffsetIndex()
     places: dict[int, int] = {}  # account → its place among the ranges
     for batch in arrays:
@@ -214,7 +227,11 @@ def _materialise(
         bar.update(len(batch))
     bar.total = bar.n  # gaps hold no records
     bar.refresh()
-    return values and values.finish(), labels and labels.finish(), index.finish()
+    return (
+        None if values is None else values.finish(),
+        None if labels is None else labels.finish(),
+        index.finish(),
+    )
 
 
 def _nothing(type_name: str, shape: Shape | None) -> Column:
@@ -237,7 +254,9 @@ def _check_fits_torch(type_name: str | None) -> None:
     try:
         torch.from_numpy(np.empty(0, kind.dtype.newbyteorder("=")))
     except TypeError:
-        raise ConfigError(f"the type is {type_name!r}, which torch has no tensors of; the pipes can still decode it") from None
+        raise ConfigError(
+            f"the type is {type_name!r}, which torch has no tensors of; the pipes can still decode it"
+        ) from None
 
 
 def _fresh(item: Any) -> Any:

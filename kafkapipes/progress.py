@@ -29,6 +29,7 @@ class RangeProgress:
 
     @property
     def finished(self) -> bool:
+        """Whether the position has reached the end of the range."""
         return self.account.finished
 
     @property

@@ -119,7 +119,8 @@ def parse_ranges(text: str) -> list[OffsetRange]:
     """The ranges that a text names, in the order written.
 
     >>> parse_ranges("clicks:0:0:100, clicks:1:earliest:latest")
-    [OffsetRange(topic='clicks', partition=0, start=0, end=100), OffsetRange(topic='clicks', partition=1, start=EARLIEST, end=LATEST)]
+    [OffsetRange(topic='clicks', partition=0, start=0, end=100),
+     OffsetRange(topic='clicks', partition=1, start=EARLIEST, end=LATEST)]
 
     Raises:
         RangeError: names the part, the whole text and the rule that was broken.
@@ -175,7 +176,7 @@ def _parse_part(part: str, text: str) -> OffsetRange:
         topic, partition, start, end = fields
         return OffsetRange(topic, _parse_partition(partition), _parse_start(start), _parse_end(end))
     except RangeError as exc:
-        where = f"part {part.strip(_BLANKS)!r}" + (f" of {text!r}" if part != text else "")
+        where = f"part {part.strip(_BLANKS)!r}" + (f" of {text!r}" if part.strip(_BLANKS) != text else "")
         raise RangeError(f"{where}: {exc}; {GRAMMAR}") from None
 
 

@@ -43,12 +43,14 @@ class BytesColumn:
     def starts(self) -> np.ndarray:
         """int64 [B]: where each byte string begins in `buffer`."""
         sizes = np.maximum(self.lengths, 0)
-        return np.cumsum(sizes) - sizes
+        starts: np.ndarray = np.cumsum(sizes) - sizes
+        return starts
 
     @property
     def is_null(self) -> np.ndarray:
         """bool [B]: which entries are null."""
-        return self.lengths == NULL
+        is_null: np.ndarray = self.lengths == NULL
+        return is_null
 
     def select(self, rows: np.ndarray) -> "BytesColumn":
         """The column of some rows (int64 indices), copied."""
@@ -92,10 +94,12 @@ class RecordBatch:
 
     @property
     def topic(self) -> str:
+        """The topic that the records come from."""
         return self.account.range.topic
 
     @property
     def partition(self) -> int:
+        """The partition that the records come from."""
         return int(self.account.range.partition)  # type: ignore[arg-type]  # concrete ranges only
 
     def coordinates(self, row: int) -> str:

@@ -5,6 +5,7 @@ For every range: requested = delivered + gaps + aged_out + unwritten + skipped.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import overload
 
 from kafkapipes.ranges import OffsetRange, share_ranges
 
@@ -93,10 +94,13 @@ class RangeReport:
         }
 
     def __str__(self) -> str:
-        missing = [f"{getattr(self, reason)} {reason.replace('_', ' ')}" for reason in _REASONS if getattr(self, reason)]
-        skipped = [f"{count} skipped ({reason}, first at {self.skipped_at[0]})" for reason, count in self.skipped.items()]
-        state = f"{self.seconds:.2f} s" if self.finished else "not finished"
-        return f"{self.range}: {', '.join([f'{self.delivered} of {self.requested} delivered', *missing, *skipped])}, {state}"
+        parts = [f"{self.delivered} of {self.requested} delivered"]
+        parts += [f"{getattr(self, reason)} {reason.replace('_', ' ')}" for reason in _REASONS if getattr(self, reason)]
+        parts += [
+            f"{count} skipped ({reason}, first at {self.skipped_at[0]})" for reason, count in self.skipped.items()
+        ]
+        parts += [f"{self.seconds:.2f} s" if self.finished else "not finished"]
+        return f"{self.range}: {', '.join(parts)}"
 
     def _bounds(self) -> tuple[int, int]:
         start, end = self.range.start, self.range.end
@@ -120,7 +124,11 @@ class ReadReport(Sequence[RangeReport]):
     def __init__(self, accounts: Iterable[RangeReport]) -> None:
         self._accounts = tuple(accounts)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # int → RangeReport, slice → tuple of them
+    @overload
+    def __getitem__(self, index: int) -> RangeReport: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[RangeReport, ...]: ...
+    def __getitem__(self, index: int | slice) -> RangeReport | tuple[RangeReport, ...]:
         return self._accounts[index]
 
     def __len__(self) -> int:

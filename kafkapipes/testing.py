@@ -56,15 +56,19 @@ class EmbeddedKafka:
         """Create a topic; without this a topic gets 4 partitions on its first use."""
         code = self._library.rd_kafka_mock_topic_create(self._open(), topic.encode(), partitions, 1)
         if code:
-            raise KafkaPipesError(f"topic {topic!r} with {partitions} partition(s) was not created: {_error_name(self._library, code)}")
+            name = _error_name(self._library, code)
+            raise KafkaPipesError(f"topic {topic!r} with {partitions} partition(s) was not created: {name}")
 
     def fill(self, topic: str, records: Iterable[tuple[bytes | None, bytes | None]], partition: int = 0) -> None:
         """Append (value, key) records to a topic, which is created with one partition if it is new."""
-        self._library.rd_kafka_mock_topic_create(self._open(), topic.encode(), max(1, partition + 1), 1)  # no harm if it exists
+        # No harm if it exists.
+        self._library.rd_kafka_mock_topic_create(self._open(), topic.encode(), max(1, partition + 1), 1)
         producer = confluent_kafka.Producer({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
         failed: list[object] = []
         for value, key in records:
-            producer.produce(topic, value, key, partition, on_delivery=lambda error, _: failed.append(error) if error else None)
+            producer.produce(
+                topic, value, key, partition, on_delivery=lambda error, _: failed.append(error) if error else None
+            )
             producer.poll(0)
         if producer.flush(30) or failed:
             raise KafkaPipesError(f"the embedded broker did not take all records of {topic!r}: {failed[:1]}")
@@ -98,7 +102,9 @@ def _library() -> ctypes.CDLL:
     places = [package.parent / "confluent_kafka.libs", package / ".dylibs", package]
     found = [path for place in places for path in sorted(place.glob("*rdkafka*")) if path.suffix != ".py"]
     if not found:
-        raise KafkaPipesError(f"no librdkafka beside {package}: EmbeddedKafka needs confluent-kafka from its binary wheel")
+        raise KafkaPipesError(
+            f"no librdkafka beside {package}: EmbeddedKafka needs confluent-kafka from its binary wheel"
+        )
     library = ctypes.CDLL(str(found[0]))
     library.rd_kafka_conf_new.restype = c_void_p
     library.rd_kafka_conf_set.argtypes = [c_void_p, c_char_p, c_char_p, c_char_p, c_size_t]

@@ -5,6 +5,7 @@ The record's value is the input, its key the label (Kafka-ML's RAW format: `arra
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ class Numbers:
 
     @property
     def is_sized(self) -> bool:
+        """Whether the number of elements is known."""
         return self.elements is not None
 
     def sized_by(self, item: bytes, coordinates: str) -> "Numbers":
@@ -39,12 +41,13 @@ class Numbers:
 
     def wrong(self, column: BytesColumn) -> np.ndarray:
         """bool [B]: which entries do not fit this type."""
-        wrong = column.lengths != (self.elements or 0) * self.dtype.itemsize
+        wrong: np.ndarray = column.lengths != (self.elements or 0) * self.dtype.itemsize
         if self.dtype.kind == "b":
             wrong |= _rows_with(column, column.buffer > 1)
         return wrong
 
     def complaint(self, item: bytes) -> str:
+        """What was wanted, and what `item` is instead, for messages."""
         size = (self.elements or 0) * self.dtype.itemsize
         if len(item) == size:
             return f"wanted bool bytes 0 or 1, found {max(item)}"
@@ -73,9 +76,11 @@ class Text:
         return np.fromiter((not _is_utf8(item or b"") for item in column), bool, len(column))
 
     def complaint(self, item: bytes) -> str:
+        """What was wanted, and what `item` is instead, for messages."""
         return f"wanted UTF-8 text, found {len(item)} bytes that are not"
 
     def view(self, column: BytesColumn) -> TextColumn:
+        """The entries as `str`; shares memory with the column."""
         return TextColumn(column.buffer, column.lengths)
 
 
@@ -86,12 +91,15 @@ class Blob:
     is_sized = True
 
     def wrong(self, column: BytesColumn) -> np.ndarray:
+        """bool [B]: all False, as every byte string fits."""
         return np.zeros(len(column), bool)
 
     def complaint(self, item: bytes) -> str:
+        """What `item` is, for messages."""
         return f"found {len(item)} bytes"  # never said: every byte string fits
 
     def view(self, column: BytesColumn) -> BytesColumn:
+        """The column itself."""
         return column
 
 
@@ -156,8 +164,9 @@ class RawFormat:
         data_type, label_type = config["data_type"], config.get("label_type") or None
         if not (isinstance(data_type, str) and isinstance(label_type, str | None)):
             raise ConfigError(f"data_type is {data_type!r} and label_type {label_type!r}, wanted names such as 'uint8'")
-        data_shape = shape_for(element_type(data_type), parse_shape(config.get("data_reshape")), "data_reshape")  # type: ignore[arg-type]  # parse_shape checks
-        label_shape = parse_shape(config.get("label_reshape"))  # type: ignore[arg-type]  # parse_shape checks
+        shapes: Mapping[str, Any] = config  # Any: parse_shape checks the types
+        data_shape = shape_for(element_type(data_type), parse_shape(shapes.get("data_reshape")), "data_reshape")
+        label_shape = parse_shape(shapes.get("label_reshape"))
         if label_type is not None:
             shape_for(element_type(label_type), label_shape, "label_reshape")
         return cls(data_type, label_type, data_shape, label_shape)
@@ -210,7 +219,9 @@ class RawDecoder:
             return batch
         if getattr(self, policy) == "raise":
             where = batch.coordinates(int(np.argmax(wrong)))
-            raise DecodeError(f"at {where}: wanted {wanted}; correct the declared type or shape, or set {policy}='skip'")
+            raise DecodeError(
+                f"at {where}: wanted {wanted}; correct the declared type or shape, or set {policy}='skip'"
+            )
         batch.account.skip(policy, batch.offsets[wrong].tolist())
         return batch.select(np.flatnonzero(~wrong))
 

@@ -4,7 +4,7 @@ Property names are librdkafka's (its CONFIGURATION.md).
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing import context
 
 from kafkapipes.errors import ConfigError
@@ -19,6 +19,7 @@ SAFE_CONSUMER: dict[str, object] = {
     "socket.keepalive.enable": True,
     "topic.metadata.refresh.interval.ms": 10_000,
     "fetch.queue.backoff.ms": 0,  # 1000 by default: each new range would wait for it
+    "fetch.wait.max.ms": 20,  # 500 by default: the end of a log, and a new range, would wait for it
     "fetch.max.bytes": 16_777_216,  # with the next, the bound on memory that is fetched ahead
     "queued.max.messages.kbytes": 32_768,
     "queued.min.messages": 100_000,
@@ -42,9 +43,10 @@ _CONSUMER_ONLY = (
 _CALLBACK_KEYS = ("error_cb", "oauth_cb", "stats_cb", "throttle_cb", "on_commit", "logger")
 # Words that say nothing about a secret, so error texts may keep them.
 _PLAIN_WORDS = {
-    "plaintext", "ssl", "sasl_plaintext", "sasl_ssl", "plain", "scram-sha-256", "scram-sha-512", "oauthbearer", "gssapi",
-    "true", "false", "none", "error", "earliest", "latest", "read_committed", "read_uncommitted", "gzip", "snappy",
-    "lz4", "zstd", "all", "https",
+    "plaintext", "ssl", "sasl_plaintext", "sasl_ssl",
+    "plain", "scram-sha-256", "scram-sha-512", "oauthbearer", "gssapi",
+    "true", "false", "none", "error", "earliest", "latest", "read_committed", "read_uncommitted",
+    "gzip", "snappy", "lz4", "zstd", "all", "https",
 }  # fmt: skip
 _LEFT_OUT = "<left out when pickled>"
 
@@ -63,7 +65,9 @@ class ClientConfig:
     ClientConfig('broker:9092', properties: sasl.password; values hidden)
     """
 
-    def __init__(self, servers: str | Sequence[str], group_id: str, properties: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self, servers: str | Sequence[str], group_id: str, properties: Mapping[str, object] | None = None
+    ) -> None:
         self.servers = _server_text(servers)
         self.group_id = _checked_group(group_id)
         self._properties = _checked_properties(properties or {})
@@ -124,11 +128,13 @@ class ClientConfig:
 
 
 def _call_provider(key: str, value: object) -> object:
-    if key in _CALLBACK_KEYS or not isinstance(value, Callable):  # type: ignore[arg-type]  # an abc, not a type
+    if key in _CALLBACK_KEYS or not callable(value):
         return value
     found = value()
     if not isinstance(found, str | int | float | bool):
-        raise ConfigError(f"the callable for the property {key} returned {type(found).__name__}, wanted a text or number")
+        raise ConfigError(
+            f"the callable for the property {key} returned {type(found).__name__}, wanted a text or number"
+        )
     return found
 
 

@@ -91,9 +91,11 @@ class Complaints:
         self._recent: deque[KafkaError] = deque(maxlen=32)
 
     def note(self, error: KafkaError) -> None:
+        """Keep a complaint; the oldest make room."""
         self._recent.append(error)
 
     def clear(self) -> None:
+        """Forget all complaints."""
         self._recent.clear()
 
     def find(self, kind: type[KafkaPipesError]) -> KafkaError | None:
@@ -102,6 +104,11 @@ class Complaints:
 
     @property
     def last(self) -> str:
-        """The text of the most telling complaint, or ''. "All brokers down" says less than the reason before it."""
+        """The text of the most telling complaint, or ''."""
         telling = [error for error in self._recent if error.code() != KafkaError._ALL_BROKERS_DOWN]
-        return describe((telling or list(self._recent))[-1]) if self._recent else ""
+        if telling:
+            return describe(telling[-1])
+        # A listener that speaks another protocol just hangs up, and then this is all that the client says.
+        return (
+            "every connection was closed without a reason (a wrong security.protocol does that)" if self._recent else ""
+        )

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -11,10 +12,10 @@ from kafkapipes.errors import AuthError, CorruptDataError, TopicError
 from kafkapipes.kafka.config import ClientConfig
 from kafkapipes.kafka.failures import HARMLESS, TERMINAL, Complaints, failure, failure_of
 from kafkapipes.progress import RangeProgress
-from kafkapipes.records import BytesColumn, RecordBatch
+from kafkapipes.records import BytesColumn, Headers, RecordBatch
 from kafkapipes.report import RangeReport
 
-POLL_S = 0.1  # consume() waits for all records asked for or for this long; Ctrl-C is seen between two calls
+POLL_S = 0.05  # consume() waits for all records asked for or for this long; Ctrl-C is seen between two calls
 BATCH_BYTES = 16 * 2**20  # large records come in smaller batches, so that memory stays bounded
 FIRST_BATCH = 500  # records asked for before their size is known
 _forked: list[Consumer] = []  # consumers inherited by a fork: using or freeing one there aborts the process
@@ -54,9 +55,13 @@ class Fetcher:
             StalledError, and what `failures.TERMINAL` names: the range could not be read to its end.
         """
         progress = RangeProgress(account, self._stall_timeout_s)
-        if progress.finished:
-            return
-        topic, partition = account.range.topic, int(account.range.partition)  # type: ignore[arg-type]  # concrete
+        if not progress.finished:
+            yield from self._read(progress)
+
+    def _read(self, progress: RangeProgress) -> Iterator[RecordBatch]:
+        """The records of a range that is not finished yet, until it is."""
+        item = progress.account.range
+        topic, partition = item.topic, int(item.partition)  # type: ignore[arg-type]  # concrete
         self._complaints.clear()
         self._consumer.assign([TopicPartition(topic, partition, progress.position)])
         batch_records = min(FIRST_BATCH, self._batch_records)
@@ -77,7 +82,7 @@ class Fetcher:
     def _batch(self, messages: list[Message], progress: RangeProgress) -> RecordBatch | None:
         """The records among `messages` that belong to the range; what is not a record is acted upon."""
         end_of_log = None
-        if list(map(Message.error, messages)).count(None) < len(messages):
+        if any(map(Message.error, messages)):
             messages, end_of_log = self._split(messages, progress)
         batch = self._records(messages, progress) if messages else None
         if end_of_log is not None:  # only now: it stands behind the records that came with it
@@ -91,15 +96,16 @@ class Fetcher:
         return self._columns(messages[:count], offsets[:count], progress.account) if count else None
 
     def _columns(self, messages: list[Message], offsets: np.ndarray, account: RangeReport) -> RecordBatch:
-        keys = BytesColumn.from_list(list(map(Message.key, messages)))  # type: ignore[arg-type]  # bytes or None
-        values = BytesColumn.from_list(list(map(Message.value, messages)))  # type: ignore[arg-type]  # bytes or None
+        keys = BytesColumn.from_list(list(map(Message.key, messages)))
+        values = BytesColumn.from_list(list(map(Message.value, messages)))
         timestamps = headers = None
         if self._timestamps:
             stamps = (milliseconds for _, milliseconds in map(Message.timestamp, messages))
             timestamps = np.fromiter(stamps, np.int64, len(messages))
         if self._headers:
-            headers = [list(message.headers() or ()) for message in messages]
-        return RecordBatch(offsets, keys, values, account, timestamps, headers)  # type: ignore[arg-type]  # header values are bytes
+            # cast: what is fetched has lists with bytes; the declared dictionaries and str are for sending.
+            headers = [list(cast(Headers, message.headers() or ())) for message in messages]
+        return RecordBatch(offsets, keys, values, account, timestamps, headers)
 
     def _split(self, messages: list[Message], progress: RangeProgress) -> tuple[list[Message], int | None]:
         """The records, and the offset at which the broker says that the log ends, if it does."""
@@ -118,9 +124,14 @@ class Fetcher:
 
     def _check_origin(self, messages: list[Message], account: RangeReport) -> None:
         """Every record must come from the partition that was asked for: a stale one would count twice."""
-        found = set(map(Message.partition, messages))
-        if found != {account.range.partition} or messages[0].topic() != account.range.topic:
-            raise CorruptDataError(f"wanted records of {account.range}, the client delivered partitions {sorted(map(str, found))}")
+        wanted = account.range
+        if set(map(Message.partition, messages)) != {wanted.partition} or set(map(Message.topic, messages)) != {
+            wanted.topic
+        }:
+            found = sorted({f"{message.topic()}:{message.partition()}" for message in messages})
+            raise CorruptDataError(
+                f"wanted records of {wanted} only, the client delivered records of {', '.join(found)}"
+            )
 
     def _check_complaints(self, progress: RangeProgress) -> None:
         """Raise what the client only tells its callback and does not mend by itself, or a stall."""

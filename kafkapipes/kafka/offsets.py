@@ -4,12 +4,22 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import OffsetSpec as _OffsetSpec  # type: ignore[attr-defined]  # public, but not in an __all__
 
-from kafkapipes.errors import AuthError, AuthorizationError, ConnectError, DataLossError, KafkaPipesError, RangeError, TopicError
+from kafkapipes.errors import (
+    AuthError,
+    AuthorizationError,
+    ConnectError,
+    DataLossError,
+    KafkaPipesError,
+    RangeError,
+    TopicError,
+)
 from kafkapipes.kafka.config import ClientConfig
 from kafkapipes.kafka.failures import Complaints, failure, failure_of
 from kafkapipes.ranges import AtTime, Last, OffsetRange, Symbol
@@ -19,6 +29,7 @@ ON_DATA_LOSS = ("raise", "continue")
 ON_SHORT = ("raise", "stop", "wait")
 _SLICE_S = 0.5  # one blocking call of the client: Ctrl-C is seen between two
 _CREATION_S = 5.0  # a topic that the cluster makes on first use is there by then
+OffsetSpec: Any = _OffsetSpec  # its methods carry no types
 Partition = tuple[str, int]
 
 
@@ -56,7 +67,9 @@ def plan_ranges(
     wanted = list(ranges)
     for item in wanted:
         if item.end is Symbol.UNBOUNDED:
-            raise RangeError(f"{item} has no end, wanted an offset, latest or @MS: a finite read needs to know where to stop")
+            raise RangeError(
+                f"{item} has no end, wanted an offset, latest or @MS: a finite read needs to know where to stop"
+            )
     if not wanted:
         return ReadReport([])
     with LogReader(config, connect_timeout_s) as reader:
@@ -133,8 +146,8 @@ def _short_text(item: OffsetRange, where: str, end: int, log: PartitionLog) -> s
             f"watermark {log.high}; wait for the transaction to end, or set on_short='wait' or 'stop'"
         )
     return (
-        f"{item} ends behind the log: wanted records up to {end}, the high watermark is {where}@{log.high} (last stable "
-        f"offset {log.stable}); end at latest, or set on_short='wait' or 'stop'"
+        f"{item} ends behind the log: wanted records up to {end}, the high watermark is {where}@{log.high} "
+        f"(last stable offset {log.stable}); end at latest, or set on_short='wait' or 'stop'"
     )
 
 
@@ -148,7 +161,9 @@ class LogReader:
         self._deadline = time.monotonic() + connect_timeout_s
         self._complaints = Complaints()
         try:
-            self._admin: AdminClient | None = AdminClient({**config.admin(may_create), "error_cb": self._complaints.note})
+            # Any: AdminClient's own type for its properties leaves out callbacks and loggers.
+            properties: dict[str, Any] = {**config.admin(may_create), "error_cb": self._complaints.note}
+            self._admin: AdminClient | None = AdminClient(properties)
         except (KafkaException, ValueError, TypeError) as exc:
             raise failure_of(exc, "the client configuration was refused", config) from None
 
@@ -183,7 +198,8 @@ class LogReader:
         for item in ranges:
             for bound in (item.start, item.end):
                 if isinstance(bound, AtTime):
-                    wanted.setdefault(bound.timestamp_ms, set()).add((item.topic, int(item.partition)))  # type: ignore[arg-type]  # expanded
+                    key = item.topic, int(item.partition)  # type: ignore[arg-type]  # expanded
+                    wanted.setdefault(bound.timestamp_ms, set()).add(key)
         found = {}
         for milliseconds, partitions in wanted.items():
             spec = OffsetSpec.for_timestamp(milliseconds)
@@ -213,7 +229,7 @@ class LogReader:
         answers = {}
         for (topic, partition), future in futures.items():
             where = f"asking for the offsets of {topic}:{partition}"
-            answers[topic, partition] = self._retry(lambda timeout_s, f=future: _result(f, timeout_s), where).offset
+            answers[topic, partition] = self._retry(partial(_result, future), where).offset
         return answers
 
     def _retry(self, ask: Callable[[float], Any], where: str) -> Any:
@@ -257,8 +273,8 @@ class LogReader:
 # While a topic is created or a leader elected these pass; a connection that fails is tried again too.
 _PASSING = {KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION}
 _RETRIED = _PASSING | {
-    KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE, KafkaError._WAIT_COORD,
-    KafkaError.REQUEST_TIMED_OUT, KafkaError._TIMED_OUT_QUEUE, KafkaError.NETWORK_EXCEPTION,
+    KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE,
+    KafkaError._WAIT_COORD, KafkaError.REQUEST_TIMED_OUT, KafkaError._TIMED_OUT_QUEUE, KafkaError.NETWORK_EXCEPTION,
 }  # fmt: skip
 
 

@@ -139,7 +139,9 @@ class KafkaSink:
         while self._producer.flush(_SLICE_S) and time.monotonic() < deadline:
             pass
         if waiting := len(self._producer):
-            raise DeliveryError(f"{waiting} record(s) for {self.topic} were not acknowledged within {self._timeout_s:g} s")
+            raise DeliveryError(
+                f"{waiting} record(s) for {self.topic} were not acknowledged within {self._timeout_s:g} s"
+            )
         self._check_failures()
 
     def close(self) -> None:
@@ -154,7 +156,9 @@ class KafkaSink:
         self._check_failures()
         sent, settled = sum(item.sent for item in self._stretches), sum(item.settled for item in self._stretches)
         if sent != settled:
-            raise DeliveryError(f"{sent - settled} of {sent} record(s) are not acknowledged yet: call flush() or close() first")
+            raise DeliveryError(
+                f"{sent - settled} of {sent} record(s) are not acknowledged yet: call flush() or close() first"
+            )
         if not sent:
             raise DeliveryError(f"no record was sent to {self.topic}, so there is no range to announce")
         data_kind, label_kind = self._kinds
@@ -170,7 +174,9 @@ class KafkaSink:
     def __enter__(self) -> "KafkaSink":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None:
             self.close()
         else:  # the block failed: what waits is dropped, and the block's own error is the one to see
@@ -196,7 +202,9 @@ class KafkaSink:
             if self._shapes[place] is None:
                 self._shapes[place] = shape
             if shape != self._shapes[place]:
-                raise ConfigError(f"{self._name(place)} has shape {shape}, wanted {self._shapes[place]} as the first one has")
+                raise ConfigError(
+                    f"{self._name(place)} has shape {shape}, wanted {self._shapes[place]} as the first one has"
+                )
 
     def _encode(self, place: int, item: Any) -> bytes:
         try:

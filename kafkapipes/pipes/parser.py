@@ -30,16 +30,15 @@ class RangeParser(IterDataPipe[OffsetRange]):
     """
 
     def __init__(self, source: Source | Iterable[Source]) -> None:
-        single = isinstance(source, str | Mapping | ControlMessage | OffsetRange)
-        self._ranges: list[OffsetRange] | None = _ranges_of(source) if single else None  # type: ignore[arg-type]
-        self._source = source
+        self._sources: Iterable[Source]
+        if isinstance(source, str | Mapping | ControlMessage | OffsetRange):
+            self._sources = _ranges_of(source)  # parsed now: a mistake shows where it is written
+        else:
+            self._sources = source
 
     def __iter__(self) -> Iterator[OffsetRange]:
-        if self._ranges is not None:
-            yield from self._ranges
-            return
-        for item in self._source:
-            yield from _ranges_of(item)  # type: ignore[arg-type]  # an iterable of sources
+        for item in self._sources:
+            yield from _ranges_of(item)
 
 
 def _ranges_of(source: Source) -> list[OffsetRange]:

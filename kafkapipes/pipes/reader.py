@@ -1,6 +1,7 @@
 """PartitionReader, `.read_partitions()`: `OffsetRange`s → `RecordBatch`es. Kafka is touched below here only."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from torch.utils.data import IterDataPipe, functional_datapipe
 
@@ -72,9 +73,13 @@ class PartitionReader(IterDataPipe[RecordBatch]):
         # Attribute names differ from the arguments': torch adds the repr of same-named ones to every error.
         self._source = ranges
         self._client = ClientConfig(bootstrap_servers, group_id, config)
-        self._planning = {"connect_timeout_s": connect_timeout_s, "on_data_loss": on_data_loss, "on_short": on_short}
-        self._fetching = {
-            "batch_records": batch_records, "stall_timeout_s": stall_timeout_s, "timestamps": timestamps, "headers": headers,
+        # Any: each value has the type of the argument that it is passed on to.
+        self._planning: dict[str, Any] = {
+            "connect_timeout_s": connect_timeout_s, "on_data_loss": on_data_loss, "on_short": on_short,
+        }  # fmt: skip
+        self._fetching: dict[str, Any] = {
+            "batch_records": batch_records, "stall_timeout_s": stall_timeout_s,
+            "timestamps": timestamps, "headers": headers,
         }  # fmt: skip
         self._plan: ReadReport | None = None
         self._share = (1, 0)
@@ -83,7 +88,7 @@ class PartitionReader(IterDataPipe[RecordBatch]):
     def plan(self) -> ReadReport:
         """Resolve and check the ranges now, once; later reads, and all workers, keep to the result."""
         if self._plan is None:
-            self._plan = plan_ranges(self._source, self._client, **self._planning)  # type: ignore[arg-type]  # as above
+            self._plan = plan_ranges(self._source, self._client, **self._planning)
             self.report = self._plan
         return self._plan
 
@@ -98,7 +103,7 @@ class PartitionReader(IterDataPipe[RecordBatch]):
 
     def __iter__(self) -> Iterator[RecordBatch]:
         self.report = self.plan().share(*self._share)
-        with Fetcher(self._client, **self._fetching) as fetcher:  # type: ignore[arg-type]  # as above
+        with Fetcher(self._client, **self._fetching) as fetcher:
             for account in self.report:
                 yield from fetcher.fetch(account)
 

@@ -1,0 +1,118 @@
+"""Each example runs as a user runs it: in a process of its own, in an empty folder, on the embedded broker."""
+
+import gzip
+import multiprocessing
+import os
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+FILES = sorted(EXAMPLES.glob("*.py"))
+STRICT = {"PYTHONWARNINGS": "error,ignore:This DataLoader will create:UserWarning"}  # more workers than cores
+
+
+def run(folder, *command, status=0):
+    """Its output; fails unless it ends with `status`, and writes no warning nor anything else to stderr."""
+    command = [sys.executable, *map(str, command)]
+    done = subprocess.run(command, cwd=folder, env=os.environ | STRICT, capture_output=True, encoding="utf-8", timeout=170)
+    assert done.returncode == status, done.stdout + done.stderr
+    if status == 0:
+        assert done.stderr == ""
+    return done.stdout + done.stderr
+
+
+def percent(output):
+    return float(re.findall(r"test accuracy ([\d.]+)%", output)[-1])
+
+
+def write_idx(path, array):
+    content = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+def write_mnist(folder, *, copies=1, suffix=""):
+    """Scikit-learn's digits as the four files of MNIST: 28x28, pixels up to 255."""
+    digits = load_digits()
+    images = np.pad(np.kron(digits.images * 15, np.ones((3, 3))).astype("uint8"), ((0, 0), (2, 2), (2, 2)))
+    folder.mkdir(parents=True)
+    for part, rows in (("train", np.tile(np.arange(1500), copies)), ("t10k", np.arange(1500, 1797))):
+        write_idx(folder / f"{part}-images-idx3-ubyte{suffix}", images[rows])
+        write_idx(folder / f"{part}-labels-idx1-ubyte{suffix}", digits.target[rows].astype("uint8"))
+    return folder
+
+
+def test_digits_reaches_95_percent_and_saves_its_picture(tmp_path):
+    output = run(tmp_path, EXAMPLES / "digits.py", "--output", "picture.png")
+    assert "published digits:0:0:1437, read 1437 of 1437 delivered" in output
+    assert "published digits:0:1437:1797, read 360 of 360 delivered" in output
+    assert percent(output) >= 95
+    picture = (tmp_path / "picture.png").read_bytes()
+    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
+    assert len(picture) > 10_000
+
+
+def test_mnist_trains_on_what_fits_the_embedded_broker_and_says_so(tmp_path):
+    output = run(tmp_path, EXAMPLES / "mnist.py", "--idx", write_mnist(tmp_path / "idx", copies=4), "--epochs", 2)
+    assert "no more than 5000 records" in output
+    assert "published mnist:0:0:5000, read 5000 of 5000 delivered" in output
+    assert "published mnist:0:5000:5297, read 297 of 297 delivered" in output
+    assert percent(output) > 90
+
+
+def test_mnist_takes_what_torchvision_has_downloaded(tmp_path):
+    pytest.importorskip("torchvision")
+    write_mnist(tmp_path / "data" / "MNIST" / "raw")  # torchvision fetches no file that is there
+    output = run(tmp_path, EXAMPLES / "mnist.py", "--download", "data", "--epochs", 1, "--limit", 1000)
+    assert "published mnist:0:0:1000, read 1000 of 1000 delivered" in output
+    assert "published mnist:0:1000:1200, read 200 of 200 delivered" in output
+
+
+def test_mnist_needs_no_torchvision_and_reads_compressed_files(tmp_path):
+    hide = "import runpy, sys; sys.modules['torchvision'] = None; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    idx = write_mnist(tmp_path / "idx", suffix=".gz")
+    output = run(tmp_path, "-c", hide, EXAMPLES / "mnist.py", "--idx", idx, "--epochs", 2)
+    assert "read 1500 of 1500 delivered" in output
+    assert percent(output) > 80
+
+
+def test_mnist_names_the_file_that_it_misses(tmp_path):
+    assert f"{tmp_path} has no file train-images-idx?-ubyte" in run(tmp_path, EXAMPLES / "mnist.py", "--idx", tmp_path, status=1)
+
+
+def test_custom_pipe_keeps_the_wanted_labels_and_accounts_for_the_others(tmp_path):
+    output = run(tmp_path, EXAMPLES / "custom_pipe.py", "--labels", 3, 8)
+    threes, eights = ((load_digits().target == label).sum() for label in (3, 8))
+    kept = threes + eights
+    assert f"{kept} of 1797 delivered, {1797 - kept} skipped (label not wanted" in output
+    assert "the first holds torch.float32 [64, 8, 8] from 0.0 to 1.0" in output
+    assert f"samples by label: {{3: {threes}, 8: {eights}}}" in output
+
+
+@pytest.mark.parametrize("method", sorted({"spawn", "forkserver"} & set(multiprocessing.get_all_start_methods())))
+def test_workers_share_the_ranges_and_each_sample_arrives_once(tmp_path, method):
+    output = run(tmp_path, EXAMPLES / "workers.py", "--workers", 3, "--start-method", method)
+    assert "published numbers:0:0:65536,numbers:1:0:34464" in output
+    assert [int(count) for count in re.findall(r"worker \d read (\d+) samples", output)] == [33333, 33333, 33334]
+    assert "all 100000 samples arrived, each exactly once" in output
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_an_example_has_fewer_than_80_lines_and_begins_with_its_question(file):
+    lines = file.read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 80
+    assert re.fullmatch(r'""".*\?', lines[0])
+    assert f"python examples/{file.name}" in lines[2]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_an_example_explains_its_options(tmp_path, file):
+    output = run(tmp_path, file, "--help")
+    assert "--bootstrap-servers HOST:PORT" in output
+    assert "--topic" in output

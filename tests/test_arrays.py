@@ -1,0 +1,164 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kafkapipes.arrays import (
+    ArrayBatch,
+    BytesBuilder,
+    OffsetIndex,
+    RowBuilder,
+    TextColumn,
+    builder_for,
+    elements_of,
+    parse_shape,
+    reshape,
+)
+from kafkapipes.errors import ConfigError, DecodeError
+from kafkapipes.ranges import OffsetRange
+from kafkapipes.records import BytesColumn
+from kafkapipes.report import RangeReport
+
+
+def batch(values, labels=None):
+    account = RangeReport(OffsetRange("t", 2, 7, 7 + len(values)), 0, 100)
+    return ArrayBatch(values, labels, np.arange(7, 7 + len(values)), account)
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [
+        ("28 28", (28, 28)),
+        ((3, 2), (3, 2)),
+        ([5], (5,)),
+        ("", None),
+        ("  ", None),
+        (None, None),
+        ("-1 4", (-1, 4)),
+        (7, (7,)),
+        ("1", (1,)),
+    ],
+)
+def test_a_shape_is_read_from_text_or_numbers(text, shape):
+    assert parse_shape(text) == shape
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "28x28",
+        "28,28",
+        "0",
+        "-2",
+        "-1 -1",
+        "2.5",
+        (2.5,),
+        (True, 2),
+        "a",
+        (),
+        "9" * 4000,
+        "2 " * 40,
+        (2**40,),
+        {"a": 1},
+        object(),
+    ],
+)
+def test_a_senseless_shape_is_refused(text):
+    with pytest.raises(ConfigError, match="the shape is"):
+        parse_shape(text)
+
+
+def test_elements_are_unknown_where_a_dimension_is():
+    assert [elements_of(shape) for shape in ((2, 3), (-1, 3), None)] == [6, None, None]
+
+
+def test_reshaped_values_share_memory_and_labels_get_their_own_shape():
+    flat = batch(np.arange(12).reshape(2, 6), np.arange(8).reshape(2, 4))
+
+    shaped = reshape(flat, (2, 3), (2, 2))
+
+    assert shaped.values.shape == (2, 2, 3)
+    assert shaped.labels.shape == (2, 2, 2)
+    assert np.shares_memory(shaped.values, flat.values)
+
+
+def test_one_dimension_may_be_inferred():
+    assert reshape(batch(np.zeros((2, 6))), (3, -1), None).values.shape == (2, 3, 2)
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 2), (-1, 4)])
+def test_a_shape_that_does_not_fit_names_both_sizes_and_the_place(shape):
+    with pytest.raises(DecodeError, match=r"values of shape .* found 6 elements of float64 at t:2@7"):
+        reshape(batch(np.zeros((2, 6))), shape, None)
+
+
+def test_a_label_shape_that_does_not_fit_is_an_error():
+    with pytest.raises(DecodeError, match="labels of shape"):
+        reshape(batch(np.zeros((2, 6)), np.zeros((2, 3))), None, (2,))
+
+
+def test_strings_have_no_shape():
+    with pytest.raises(DecodeError, match="strings or bytes"):
+        reshape(batch(BytesColumn.from_list([b"a"])), (1,), None)
+
+
+@pytest.mark.parametrize("labels", [np.array([[7], [8]]), np.array([7, 8]), np.array([[[7]], [[8]]])])
+def test_labels_of_one_element_are_scalars(labels):
+    assert batch(np.zeros((2, 3)), labels).scalar_labels.tolist() == [7, 8]
+
+
+def test_labels_of_several_elements_stay_arrays():
+    assert batch(np.zeros((2, 3)), np.zeros((2, 2))).scalar_labels.shape == (2, 2)
+
+
+def test_a_row_builder_gives_back_its_unused_rows():
+    builder = builder_for(np.zeros((0, 2), np.int16), 1000)
+    builder.append(np.array([[1, 2]], np.int16))
+    builder.append(np.array([[3, 4], [5, 6]], np.int16))
+
+    built = builder.finish()
+
+    assert isinstance(builder, RowBuilder)
+    assert built.tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert built.nbytes == 12
+
+
+@given(st.lists(st.lists(st.binary(max_size=20), max_size=8), min_size=1, max_size=8))
+def test_a_bytes_builder_joins_columns(columns):
+    made = [TextColumn(*vars(BytesColumn.from_list(items)).values()) for items in columns]
+    builder = builder_for(made[0], sum(map(len, columns)))
+    for column in made:
+        builder.append(column)
+
+    built = builder.finish()
+
+    assert isinstance(builder, BytesBuilder)
+    assert isinstance(built, TextColumn)
+    assert [BytesColumn.__getitem__(built, row) for row in range(len(built))] == [
+        item for items in columns for item in items
+    ]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.lists(st.integers(0, 60), min_size=1, unique=True)), max_size=8))
+def test_the_offset_index_finds_every_row(batches):
+    index, rows = OffsetIndex(), []
+    for place, offsets in batches:
+        index.append(np.array(sorted(offsets)), place)
+        rows += [(place, offset) for offset in sorted(offsets)]
+    first, offset_of, range_of = index.finish()
+
+    found = [
+        (range_of[run], offset_of[run] + row - first[run])
+        for row in range(len(rows))
+        for run in [np.searchsorted(first, row, side="right") - 1]
+    ]
+
+    assert found == rows
+
+
+def test_an_unbroken_range_costs_one_run():
+    index = OffsetIndex()
+    index.append(np.arange(100, 200), 0)
+    index.append(np.arange(200, 300), 0)
+
+    assert [column.tolist() for column in index.finish()] == [[0], [100], [0]]

@@ -1,0 +1,86 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kafkapipes.ranges import OffsetRange, Symbol
+from kafkapipes.report import MAX_COORDINATES, RangeReport, ReadReport
+
+small = st.integers(0, 30)
+
+
+def account(start=0, end=10, low=0, high=100):
+    return RangeReport(OffsetRange("t", 1, start, end), low, high)
+
+
+@given(small, small, small, small, st.data())
+def test_requested_is_the_sum_of_what_came_and_what_is_missing(start, length, low, more, data):
+    item = account(start, start + length, low, low + more)
+    item.finished = True
+    item.received = data.draw(st.integers(0, item.end - item.start))
+    item.skip("tombstone", range(data.draw(st.integers(0, item.received))))
+
+    found = item.delivered + item.gaps + item.aged_out + item.unwritten + sum(item.skipped.values())
+
+    assert found == item.requested
+    assert min(item.delivered, item.gaps, item.aged_out, item.unwritten) >= 0
+
+
+def test_skipped_records_are_counted_by_reason_and_the_first_are_named():
+    item = account()
+    item.received = 50
+    item.skip("tombstone", [7])
+    item.skip("on_error", range(20, 40))
+
+    assert item.skipped == {"tombstone": 1, "on_error": 20}
+    assert item.skipped_at[:2] == ["t:1@7", "t:1@20"]
+    assert len(item.skipped_at) == MAX_COORDINATES
+    assert item.delivered == 29
+
+
+def test_gaps_are_unknown_before_the_range_is_finished():
+    assert account().gaps == 0
+
+
+def test_a_report_prints_what_is_missing_and_why():
+    item = account(0, 10, low=2, high=9)
+    item.received, item.finished = 6, True
+    item.skip("null_key", [3])
+
+    text = str(ReadReport([item]))
+
+    assert "5 of 10 delivered from 1 range(s)" in text
+    assert "1 gaps, 2 aged out, 1 unwritten, 1 skipped (null_key, first at t:1@3)" in text
+
+
+def test_a_report_as_a_dictionary_is_json():
+    report = ReadReport([account(), account(5, 7)])
+
+    loaded = json.loads(json.dumps(report.to_dict()))
+
+    assert loaded["requested"] == 12
+    assert loaded["ranges"][1]["range"] == "t:1:5:7"
+
+
+def test_shares_carry_the_limits_of_their_range():
+    report = ReadReport([account(0, 10, low=8)])
+
+    shares = [report.share(2, instance) for instance in range(2)]
+
+    assert [share[0].aged_out for share in shares] == [5, 3]
+    assert [share.ranges for share in shares] == [[OffsetRange("t", 1, 0, 5)], [OffsetRange("t", 1, 5, 10)]]
+
+
+def test_a_report_is_a_sequence_of_accounts():
+    first, second = account(), account()
+    report = ReadReport([first, second])
+
+    assert report[-1] is second
+    assert list(report[:1]) == [first]
+    assert repr(report) == "ReadReport(0 of 20 delivered, 2 range(s))"
+
+
+def test_a_symbolic_range_has_no_account():
+    with pytest.raises(TypeError, match="concrete"):
+        _ = RangeReport(OffsetRange("t", 0, 0, Symbol.LATEST), 0, 1).start

@@ -56,8 +56,17 @@ class ArrayBatch:
         """`topic:partition@offset` of one row, for messages."""
         return f"{self.account.range.topic}:{self.account.range.partition}@{int(self.offsets[row])}"
 
+    def select(self, rows: np.ndarray) -> "ArrayBatch":
+        """The batch of some rows (int64 indices), copied."""
+        labels = None if self.labels is None else _select(self.labels, rows)
+        return replace(self, values=_select(self.values, rows), labels=labels, offsets=self.offsets[rows])
+
     def __len__(self) -> int:
         return len(self.offsets)
+
+
+def _select(column: Column, rows: np.ndarray) -> Column:
+    return column[rows] if isinstance(column, np.ndarray) else column.select(rows)
 
 
 def parse_shape(shape: str | Sequence[int] | int | None) -> Shape | None:

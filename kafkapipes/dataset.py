@@ -60,6 +60,9 @@ class BytesTensor(Sequence[Any]):
         item = self.buffer[int(self.bounds[row]) : int(self.bounds[row + 1])].numpy().tobytes()
         return item.decode() if self._is_text else item
 
+    def __repr__(self) -> str:
+        return f"BytesTensor({len(self)} {'strings' if self._is_text else 'byte strings'}, {len(self.buffer)} bytes)"
+
 
 class TrainingKafkaDataset(Dataset[Sample]):
     """The records that a control message names, read once into memory: a map-style dataset.
@@ -170,14 +173,11 @@ class TrainingKafkaDataset(Dataset[Sample]):
             return self.__getitems__(range(*index.indices(len(self))))
         if isinstance(index, Sequence) or getattr(index, "ndim", 0) == 1:
             return self.__getitems__(index if isinstance(index, Sequence) else index.tolist())
-        row = _row(index, len(self))
-        value = self._view("values")[row]
-        label = None if self.labels is None else self._view("labels")[row]
-        return make_sample(_fresh(value), _fresh(label), self.transform, self.label_transform)
+        return self._sample(index)
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """The samples at several indices; DataLoader fetches its batches by this."""
-        return [self[index] for index in indices]
+        return [self._sample(index) for index in indices]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_views": {}}  # they would be pickled by value, beside their tensors
@@ -185,6 +185,12 @@ class TrainingKafkaDataset(Dataset[Sample]):
     def __repr__(self) -> str:
         shape = tuple(getattr(self.values, "shape", (len(self),)))
         return f"TrainingKafkaDataset({len(self)} samples, values {list(shape)} from {len(self.report)} range(s))"
+
+    def _sample(self, index: Any) -> Sample:
+        row = _row(index, len(self))
+        value = self._view("values")[row]
+        label = None if self.labels is None else self._view("labels")[row]
+        return make_sample(_fresh(value), _fresh(label), self.transform, self.label_transform)
 
     def _view(self, name: str) -> Any:
         """`values` or `labels` as a NumPy view: several times cheaper to index than a tensor.
@@ -265,6 +271,8 @@ def _fresh(item: Any) -> Any:
 
 
 def _row(index: Any, length: int) -> int:
+    if isinstance(index, bool | np.bool_):
+        raise TypeError(f"an index is {index!r}, wanted a whole number: a mask does not select here")
     row = operator.index(index)
     if not -length <= row < length:
         raise IndexError(f"sample {row} of {length}: wanted an index from {-length} to {length - 1}")

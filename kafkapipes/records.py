@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 
@@ -52,14 +53,14 @@ class BytesColumn:
         is_null: np.ndarray = self.lengths == NULL
         return is_null
 
-    def select(self, rows: np.ndarray) -> "BytesColumn":
+    def select(self, rows: np.ndarray) -> Self:
         """The column of some rows (int64 indices), copied."""
         lengths = self.lengths[rows]
         sizes = np.maximum(lengths, 0)
         first = np.cumsum(sizes) - sizes
         # Byte j of the result comes from its row's start in the source plus its place within the row.
         source = np.arange(sizes.sum()) + np.repeat(self.starts[rows] - first, sizes)
-        return BytesColumn(self.buffer[source], lengths)
+        return type(self)(self.buffer[source], lengths)
 
     def __len__(self) -> int:
         return len(self.lengths)

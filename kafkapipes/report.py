@@ -99,7 +99,7 @@ class RangeReport:
         parts += [
             f"{count} skipped ({reason}, first at {self.skipped_at[0]})" for reason, count in self.skipped.items()
         ]
-        parts += [f"{self.seconds:.2f} s" if self.finished else "not finished"]
+        parts += [f"{self.seconds:.2f} s" if self.finished else "not finished in this process"]
         return f"{self.range}: {', '.join(parts)}"
 
     def _bounds(self) -> tuple[int, int]:

@@ -107,6 +107,15 @@ def test_labels_of_one_element_are_scalars(labels):
     assert batch(np.zeros((2, 3)), labels).scalar_labels.tolist() == [7, 8]
 
 
+def test_selecting_rows_keeps_values_labels_and_offsets_in_step():
+    words = TextColumn.from_list([b"a", b"b", b"c"])
+
+    some = batch(np.arange(6).reshape(3, 2), words).select(np.array([2, 0]))
+
+    assert (some.values.tolist(), list(some.labels), some.offsets.tolist()) == ([[4, 5], [0, 1]], ["c", "a"], [9, 7])
+    assert batch(words).select(np.array([1])).labels is None
+
+
 def test_labels_of_several_elements_stay_arrays():
     assert batch(np.zeros((2, 3)), np.zeros((2, 2))).scalar_labels.shape == (2, 2)
 

@@ -74,8 +74,8 @@ class ClientConfig:
 
     def consumer(self) -> dict[str, object]:
         """The properties of a range reader."""
-        own = {"bootstrap.servers": self.servers, "group.id": self.group_id}
-        return {**SAFE_CONSUMER, **self._resolved(), **FORCED_CONSUMER, **own, "logger": client_logger}
+        own = {"bootstrap.servers": self.servers, "group.id": self.group_id, "logger": ClientLog(self)}
+        return {**SAFE_CONSUMER, **self._resolved(), **FORCED_CONSUMER, **own}
 
     def admin(self, may_create: bool = False) -> dict[str, object]:
         """The properties of the client that asks about topics: the same, without what only a consumer knows."""
@@ -119,12 +119,27 @@ class ClientConfig:
 
     def _without_consumer_properties(self, defaults: dict[str, object]) -> dict[str, object]:
         common = {key: value for key, value in self._resolved().items() if not key.startswith(_CONSUMER_ONLY)}
-        return {**defaults, **common, "bootstrap.servers": self.servers, "logger": client_logger}
+        return {**defaults, **common, "bootstrap.servers": self.servers, "logger": ClientLog(self)}
 
     def _secrets(self) -> set[str]:
         values = (_call_provider(key, value) for key, value in self._properties.items())
         texts = {value for value in values if isinstance(value, str)}
         return {text for text in texts if len(text) > 2 and text.lower() not in _PLAIN_WORDS and not text.isdigit()}
+
+
+class ClientLog:
+    """What a client takes for a logger: passes its lines on to the logger `kafkapipes.client`, scrubbed.
+
+    The client itself masks passwords, but repeats the values of other properties.
+    """
+
+    def __init__(self, config: ClientConfig) -> None:
+        self._config = config
+
+    def log(self, level: int, template: str, *parts: object) -> None:
+        """One line of the client's log."""
+        if client_logger.isEnabledFor(level):
+            client_logger.log(level, "%s", self._config.scrub(template % parts))
 
 
 def _call_provider(key: str, value: object) -> object:

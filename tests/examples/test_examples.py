@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from kafkapipes.testing import EmbeddedKafka
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = sorted(EXAMPLES.glob("*.py"))
 STRICT = {"PYTHONWARNINGS": "error,ignore:This DataLoader will create:UserWarning"}  # more workers than cores
 
 
-def run(folder, *command, status=0):
+def run(folder, *command, status=0, **environment):
     """Its output; fails unless it ends with `status`, and writes no warning nor anything else to stderr."""
-    command = [sys.executable, *map(str, command)]
-    done = subprocess.run(command, cwd=folder, env=os.environ | STRICT, capture_output=True, encoding="utf-8", timeout=170)
+    command, env = [sys.executable, *map(str, command)], os.environ | STRICT | environment
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, encoding="utf-8", timeout=170)
     assert done.returncode == status, done.stdout + done.stderr
     if status == 0:
         assert done.stderr == ""
@@ -40,9 +42,10 @@ def write_idx(path, array):
 def write_mnist(folder, *, copies=1, suffix=""):
     """Scikit-learn's digits as the four files of MNIST: 28x28, pixels up to 255."""
     digits = load_digits()
+    order = np.random.default_rng(0).permutation(1797)
     images = np.pad(np.kron(digits.images * 15, np.ones((3, 3))).astype("uint8"), ((0, 0), (2, 2), (2, 2)))
     folder.mkdir(parents=True)
-    for part, rows in (("train", np.tile(np.arange(1500), copies)), ("t10k", np.arange(1500, 1797))):
+    for part, rows in (("train", np.tile(order[:1500], copies)), ("t10k", order[1500:])):
         write_idx(folder / f"{part}-images-idx3-ubyte{suffix}", images[rows])
         write_idx(folder / f"{part}-labels-idx1-ubyte{suffix}", digits.target[rows].astype("uint8"))
     return folder
@@ -75,15 +78,16 @@ def test_mnist_takes_what_torchvision_has_downloaded(tmp_path):
 
 
 def test_mnist_needs_no_torchvision_and_reads_compressed_files(tmp_path):
-    hide = "import runpy, sys; sys.modules['torchvision'] = None; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    (tmp_path / "torchvision.py").write_text("raise ImportError('not installed')")
     idx = write_mnist(tmp_path / "idx", suffix=".gz")
-    output = run(tmp_path, "-c", hide, EXAMPLES / "mnist.py", "--idx", idx, "--epochs", 2)
+    output = run(tmp_path, EXAMPLES / "mnist.py", "--idx", idx, "--epochs", 2, PYTHONPATH=str(tmp_path))
     assert "read 1500 of 1500 delivered" in output
     assert percent(output) > 80
 
 
 def test_mnist_names_the_file_that_it_misses(tmp_path):
-    assert f"{tmp_path} has no file train-images-idx?-ubyte" in run(tmp_path, EXAMPLES / "mnist.py", "--idx", tmp_path, status=1)
+    output = run(tmp_path, EXAMPLES / "mnist.py", "--idx", tmp_path, status=1)
+    assert f"{tmp_path} has no file train-images-idx?-ubyte" in output
 
 
 def test_custom_pipe_keeps_the_wanted_labels_and_accounts_for_the_others(tmp_path):
@@ -91,8 +95,16 @@ def test_custom_pipe_keeps_the_wanted_labels_and_accounts_for_the_others(tmp_pat
     threes, eights = ((load_digits().target == label).sum() for label in (3, 8))
     kept = threes + eights
     assert f"{kept} of 1797 delivered, {1797 - kept} skipped (label not wanted" in output
-    assert "the first holds torch.float32 [64, 8, 8] from 0.0 to 1.0" in output
-    assert f"samples by label: {{3: {threes}, 8: {eights}}}" in output
+    assert f"6 batches: torch.float32 [{kept}, 8, 8] from 0.0 to 1.0" in output
+    assert output.endswith(f"label 3: {threes} samples\nlabel 8: {eights} samples\n")
+
+
+def test_an_example_runs_twice_on_a_cluster_and_reads_only_what_it_has_sent_itself(tmp_path):
+    with EmbeddedKafka() as kafka:
+        command = EXAMPLES / "custom_pipe.py", "--bootstrap-servers", kafka.bootstrap_servers, "--topic", "shared"
+        outputs = [run(tmp_path, *command) for _ in range(2)]
+    assert "shared:0:0:1797: 537 of 1797 delivered" in outputs[0]
+    assert "shared:0:1797:3594: 537 of 1797 delivered" in outputs[1]
 
 
 @pytest.mark.parametrize("method", sorted({"spawn", "forkserver"} & set(multiprocessing.get_all_start_methods())))

@@ -10,7 +10,8 @@ from kafkapipes.records import BytesColumn, RecordBatch
 from kafkapipes.report import RangeReport
 
 NUMBER_TYPES = [
-    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64", "half",
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32",
+    "float64", "half",
     "float", "double", "single", "complex64", "complex128", ">f4", "<f4", ">i2", ">u8", ">c8", "longdouble",
 ]  # fmt: skip
 
@@ -144,7 +145,7 @@ def test_text_and_bytes_keep_their_own_lengths():
 
 
 def test_text_that_is_not_utf8_names_its_place():
-    with pytest.raises(DecodeError, match="t:3@102: .*UTF-8"):
+    with pytest.raises(DecodeError, match=r"t:3@102: .*UTF-8"):
         decode(batch([b"a", b"", b"\xff", b"b"]), "string")
 
 
@@ -188,8 +189,9 @@ def test_the_name_of_a_type_reads_back_as_the_type(name):
 @pytest.mark.parametrize(
     ("value", "name", "encoded"),
     [
-        (np.uint8([1, 2]), "uint8", b"\x01\x02"), (np.arange(6).reshape(2, 3).T, "uint8", bytes([0, 3, 1, 4, 2, 5])), (7, ">i2", b"\x00\x07"),
-        (1.5, "float32", np.float32(1.5).tobytes()), ("ü", "string", "ü".encode()), (b"\x00", "bytes", b"\x00"), (True, "bool", b"\x01"),
+        (np.uint8([1, 2]), "uint8", b"\x01\x02"), (np.arange(6).reshape(2, 3).T, "uint8", bytes([0, 3, 1, 4, 2, 5])),
+        (7, ">i2", b"\x00\x07"), (1.5, "float32", np.float32(1.5).tobytes()), ("ü", "string", "ü".encode()),
+        (b"\x00", "bytes", b"\x00"), (True, "bool", b"\x01"),
     ],
 )  # fmt: skip
 def test_values_are_encoded_in_c_order(value, name, encoded):

@@ -1,0 +1,171 @@
+import functools
+import logging
+import pickle
+import traceback
+
+import pytest
+from torch.utils.data import DataLoader
+
+from kafkapipes import ConfigError, KafkaPipesError, RangeParser, TrainingKafkaDataset
+from kafkapipes.kafka.config import ClientConfig
+
+CANARY = "canary-7f3a9c"
+SECRETS = {"sasl.password": CANARY, "ssl.key.password": CANARY + "k", "sasl.username": CANARY + "u"}
+
+
+def config(**properties):
+    return ClientConfig("b:9092", "g", {name.replace("_", "."): value for name, value in properties.items()})
+
+
+def fetch_secret(secret=CANARY):
+    return secret
+
+
+@pytest.mark.parametrize("show", [repr, str, lambda item: f"{item}", lambda item: pickle.dumps(item).decode("latin1")])
+def test_no_value_shows_in_repr_str_or_pickle(show):
+    assert CANARY not in show(ClientConfig("b:9092", "g", SECRETS))
+
+
+@pytest.mark.parametrize(
+    "name", ["security.protocol", "isolation.level", "nonsense", "fetch.max.bytes", "sasl.mechanism"]
+)
+def test_a_secret_put_into_the_wrong_property_is_not_echoed(name, caplog):
+    caplog.set_level(logging.DEBUG)
+    reader = RangeParser("t:0:0:1").read_partitions("127.0.0.1:1", config={name: CANARY}, connect_timeout_s=0.5)
+
+    with pytest.raises(KafkaPipesError) as caught:
+        list(reader)
+
+    assert CANARY not in "".join(traceback.format_exception(caught.value))
+    assert CANARY not in caplog.text
+
+
+def test_no_secret_shows_in_an_error_a_pipe_or_a_log(embedded, caplog, capfd):
+    caplog.set_level(logging.DEBUG)
+    embedded.fill("t", [(b"a", None)])
+    secrets = {"sasl.password": CANARY, "client.id": CANARY, "client.rack": CANARY, "debug": "all"}
+    reader = RangeParser("t:0:0:1").read_partitions(embedded.bootstrap_servers, config=secrets)
+    pipe = reader.decode_bytes("float64")
+
+    with pytest.raises(KafkaPipesError) as caught:
+        list(pipe)
+
+    pickled = pickle.dumps(pipe).decode("latin1")
+    shown = [str(caught.value), *(repr(item) + str(item) for item in (reader, pipe)), pickled, str(reader.report)]
+    assert not [text for text in shown if CANARY in text]
+    assert "sasl.password" in repr(reader)
+    assert caplog.text  # the client did log
+    captured = capfd.readouterr()
+    assert CANARY not in captured.out + captured.err
+
+
+def test_a_dataset_keeps_no_secret(embedded):
+    embedded.fill("t", [(b"a", None)])
+    message = {"topic": "t:0:0:1", "input_config": {"data_type": "uint8"}}
+    dataset = TrainingKafkaDataset(message, embedded.bootstrap_servers, "g", config={"sasl.password": CANARY})
+
+    assert CANARY not in pickle.dumps(dataset).decode("latin1") + repr(vars(dataset)) + str(dataset.report.to_dict())
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_a_worker_gets_the_properties_that_a_pickle_leaves_out(embedded, start_method):
+    embedded.fill("t", [(b"a", None), (b"b", None)])
+    reader = RangeParser("t:0:0:2").read_partitions(embedded.bootstrap_servers, config={"sasl.password": CANARY})
+    loader = DataLoader(
+        reader.decode_bytes("uint8").transform_samples(),
+        num_workers=1,
+        batch_size=None,
+        multiprocessing_context=start_method,
+    )
+
+    assert [int(value) for value in loader] == [97, 98]
+
+
+def test_a_pickled_config_says_what_it_lacks_when_it_is_used():
+    again = pickle.loads(pickle.dumps(config(sasl_password=CANARY)))
+
+    with pytest.raises(ConfigError, match=r"sasl\.password were left out when this object was pickled"):
+        again.consumer()
+
+
+def test_a_callable_fetches_its_value_where_the_client_is_made():
+    provider = functools.partial(fetch_secret, "fetched")
+
+    again = pickle.loads(pickle.dumps(config(sasl_password=provider)))
+
+    assert again.consumer()["sasl.password"] == "fetched"
+    assert "fetched" not in repr(again)
+
+
+def test_a_callable_that_fetches_nothing_is_an_error():
+    with pytest.raises(ConfigError, match=r"sasl\.password returned NoneType"):
+        config(sasl_password=lambda: None).consumer()
+
+
+def test_a_range_reader_never_commits_and_checks_everything():
+    made = config(fetch_min_bytes=7, check_crcs=False).consumer()
+
+    assert (made["enable.auto.commit"], made["enable.auto.offset.store"], made["auto.offset.reset"]) == (
+        False,
+        False,
+        "error",
+    )
+    assert (made["enable.partition.eof"], made["isolation.level"]) == (True, "read_committed")
+    assert (made["fetch.min.bytes"], made["check.crcs"]) == (7, False)  # the user's word, where it is safe
+
+
+@pytest.mark.parametrize(
+    ("properties", "text"),
+    [
+        ({"enable.auto.commit": True}, "enable.auto.commit"), ({"enable.auto.offset.store": "true"}, "offset.store"),
+        ({"enable.partition.eof": False}, "enable.partition.eof"), ({"bootstrap.servers": "x"}, "bootstrap.servers"),
+        ({"group.id": "x"}, "group.id"), ({1: 2}, "dictionary"), ("sasl.password", "dictionary"),
+    ],
+)  # fmt: skip
+def test_a_property_that_would_break_the_promise_is_refused(properties, text):
+    with pytest.raises(ConfigError, match=text):
+        ClientConfig("b:9092", "g", properties)
+
+
+@pytest.mark.parametrize("servers", ["", [], [""], None, 7, [1]])
+def test_senseless_servers_are_refused(servers):
+    with pytest.raises(ConfigError if servers not in (None, 7) else (ConfigError, TypeError)):
+        ClientConfig(servers, "g")
+
+
+@pytest.mark.parametrize("group", ["", None, 5])
+def test_a_senseless_group_is_refused(group):
+    with pytest.raises(ConfigError, match="group_id"):
+        ClientConfig("b:9092", group)
+
+
+def test_servers_may_be_a_list():
+    assert ClientConfig(["a:1", " b:2"], "g").consumer()["bootstrap.servers"] == "a:1,b:2"
+
+
+def test_the_callers_dictionary_is_neither_kept_nor_changed():
+    properties = {"client.id": "a"}
+    made = ClientConfig("b:9092", "g", properties)
+    made.consumer()
+    properties["client.id"] = "b"
+
+    assert made.consumer()["client.id"] == "a"
+    assert properties == {"client.id": "b"}
+
+
+def test_other_clients_are_not_given_what_only_a_consumer_knows():
+    made = config(fetch_min_bytes=1, check_crcs=True, sasl_mechanism="PLAIN")
+
+    for properties in (made.admin(), made.producer()):
+        assert "sasl.mechanism" in properties
+        assert not {"fetch.min.bytes", "check.crcs", "group.id"} & set(properties)
+
+
+def test_control_characters_of_a_broker_are_escaped():
+    assert config().scrub("bad\x1b[31m name\r\n") == "bad\\x1b[31m name\\r\n"
+
+
+def test_plain_words_and_numbers_stay_readable():
+    made = config(sasl_mechanism="PLAIN", fetch_min_bytes="1000", sasl_password="s3cret-word")
+
+    assert made.scrub("PLAIN at 1000: s3cret-word") == "PLAIN at 1000: ***"

@@ -1,0 +1,59 @@
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from kafkapipes import errors
+from kafkapipes.kafka.config import ClientConfig
+from kafkapipes.kafka.failures import ADVICE, TERMINAL, Complaints, failure, failure_of
+
+CONFIG = ClientConfig("b:9092", "g", {"sasl.password": "canary"})
+
+
+@pytest.mark.parametrize("code", sorted(TERMINAL))
+def test_a_terminal_code_becomes_its_error_with_place_cause_and_advice(code):
+    made = failure(KafkaError(code, "why it is so"), "reading t:0@5", CONFIG)
+
+    assert type(made) is TERMINAL[code]
+    assert str(made) == f"reading t:0@5: {KafkaError(code).name()}: why it is so; {ADVICE[type(made)]}"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"), [("log truncation detected", errors.TruncationError), ("out of range", errors.DataLossError)]
+)
+def test_a_reset_is_truncation_or_loss_by_its_text(text, kind):
+    assert type(failure(KafkaError(KafkaError._AUTO_OFFSET_RESET, text), "t:0@5", CONFIG)) is kind
+
+
+def test_an_unknown_code_is_still_our_error():
+    assert type(failure(KafkaError(KafkaError._FAIL, "x"), "t:0@5", CONFIG)) is errors.KafkaPipesError
+
+
+def test_a_secret_in_the_clients_text_is_masked():
+    assert "canary" not in str(failure(KafkaError(KafkaError._SSL, "canary failed"), "t:0@5", CONFIG))
+
+
+def test_an_exception_of_the_client_becomes_the_error_of_its_code():
+    exc = KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
+
+    assert type(failure_of(exc, "t", CONFIG)) is errors.AuthorizationError
+    assert type(failure_of(ValueError("no canary"), "t", CONFIG)) is errors.ConfigError
+
+
+def test_the_most_telling_complaint_is_the_last_but_all_brokers_down():
+    complaints = Complaints()
+    assert complaints.last == ""
+
+    complaints.note(KafkaError(KafkaError._ALL_BROKERS_DOWN, "0/1"))
+    assert "security.protocol" in complaints.last
+
+    complaints.note(KafkaError(KafkaError._TRANSPORT, "refused"))
+    complaints.note(KafkaError(KafkaError._ALL_BROKERS_DOWN, "0/1"))
+    assert complaints.last == "_TRANSPORT: refused"
+
+
+def test_complaints_are_found_by_the_error_they_mean():
+    complaints = Complaints()
+    complaints.note(KafkaError(KafkaError._AUTHENTICATION, "first"))
+    complaints.note(KafkaError(KafkaError._AUTHENTICATION, "second"))
+
+    assert complaints.find(errors.AuthError).str() == "second"
+    assert complaints.find(errors.TopicError) is None

@@ -1,0 +1,117 @@
+import pytest
+
+from kafkapipes import DataLossError, RangeError, RangeParser, TopicError
+from kafkapipes.kafka.config import ClientConfig
+from kafkapipes.kafka.offsets import PartitionLog, expand, plan_ranges, resolve, settle
+from kafkapipes.ranges import AtTime, OffsetRange, Symbol, parse_ranges
+
+LOG = PartitionLog(low=10, stable=80, high=100)
+
+
+def one(text):
+    return parse_ranges(text)[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "resolved"),
+    [
+        ("t:0:20:30", "t:0:20:30"), ("t:0:earliest:latest", "t:0:10:80"), ("t:0:-5:latest", "t:0:75:80"),
+        ("t:0:-5000:latest", "t:0:10:80"), ("t:0:@1:@2", "t:0:33:44"), ("t:0:@2:@3", "t:0:44:80"),
+        ("t:0:@3:latest", "t:0:80:80"),
+    ],
+)  # fmt: skip
+def test_symbols_become_offsets(text, resolved):
+    times = {("t", 0, 1): 33, ("t", 0, 2): 44, ("t", 0, 3): -1}
+
+    assert str(resolve(one(text), LOG.low, LOG.stable, times)) == resolved
+
+
+def test_a_range_that_resolves_backwards_is_an_error():
+    with pytest.raises(RangeError, match="start 44 behind end 33"):
+        resolve(one("t:0:@2:@1"), 10, 80, {("t", 0, 1): 33, ("t", 0, 2): 44})
+
+
+def test_every_partition_becomes_a_range_in_order():
+    assert list(map(str, expand(one("t:*:0:9"), [0, 1, 2]))) == ["t:0:0:9", "t:1:0:9", "t:2:0:9"]
+
+
+def test_a_missing_partition_is_an_error_that_lists_the_others():
+    with pytest.raises(TopicError, match=r"no partition 30 in topic t, it has 25: 0, 1, .*19, \.\.\."):
+        expand(one("t:30:0:9"), list(range(25)))
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "end"), [("t:0:10:80", 10, 80), ("t:0:5:5", 5, 5), ("t:0:500:500", 500, 500)]
+)
+def test_a_range_inside_the_log_or_empty_is_read_as_it_is(text, start, end):
+    account = settle(one(text), LOG, LOG.stable, "raise", "raise")
+
+    assert (account.start, account.end, account.aged_out, account.unwritten) == (start, end, 0, 0)
+
+
+def test_a_start_below_the_log_is_loss_with_the_numbers():
+    with pytest.raises(DataLossError, match=r"wanted offset 3, the log of t:0 begins at 10, so 7 offset\(s\) are gone"):
+        settle(one("t:0:3:50"), LOG, LOG.stable, "raise", "raise")
+
+
+@pytest.mark.parametrize(("text", "aged_out", "left"), [("t:0:3:50", 7, 40), ("t:0:3:8", 5, 0)])
+def test_loss_can_be_read_around_and_is_counted(text, aged_out, left):
+    account = settle(one(text), LOG, LOG.stable, "continue", "raise")
+
+    assert (account.aged_out, account.end - account.start) == (aged_out, left)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("t:0:10:101", "behind the log.*high watermark is t:0@100"),
+        ("t:0:85:90", "open transaction.*stable until t:0@80, high watermark 100"),
+    ],
+)
+def test_an_end_that_the_log_does_not_hold_is_an_error_with_both_limits(text, expected):
+    with pytest.raises(DataLossError, match=expected):
+        settle(one(text), LOG, LOG.stable, "raise", "raise")
+
+
+def test_without_read_committed_the_high_watermark_is_the_limit():
+    assert settle(one("t:0:85:90"), LOG, LOG.high, "raise", "raise").end == 90
+
+
+@pytest.mark.parametrize(("text", "end", "unwritten"), [("t:0:50:200", 80, 120), ("t:0:150:200", 200, 50)])
+def test_reading_can_stop_at_the_end_of_the_log_and_count_the_rest(text, end, unwritten):
+    account = settle(one(text), LOG, LOG.stable, "raise", "stop")
+
+    assert account.unwritten == unwritten
+    assert account.end - account.start == max(80 - int(account.range.start), 0)
+
+
+def test_waiting_reads_to_the_end_that_was_asked_for():
+    assert settle(one("t:0:90:200"), LOG, LOG.stable, "raise", "wait").end == 200
+
+
+def test_waiting_from_beyond_the_log_is_an_error():
+    with pytest.raises(DataLossError):
+        settle(one("t:0:150:200"), LOG, LOG.stable, "raise", "wait")
+
+
+def test_no_ranges_need_no_broker():
+    assert len(plan_ranges([], ClientConfig("127.0.0.1:1", "g"))) == 0
+
+
+def test_a_range_without_an_end_is_refused_before_any_connection():
+    with pytest.raises(RangeError, match="has no end"):
+        plan_ranges([OffsetRange("t", 0, 0, Symbol.UNBOUNDED)], ClientConfig("127.0.0.1:1", "g"))
+
+
+def test_several_topics_and_repeated_ranges_are_planned_in_order(embedded):
+    for topic in ("b", "a"):
+        embedded.fill(topic, [(b"", None)] * 5)
+
+    reader = RangeParser("b:0:1:2,a:*:earliest:latest,b:0:1:2").read_partitions(embedded.bootstrap_servers)
+
+    assert list(map(str, reader.plan().ranges)) == ["b:0:1:2", "a:0:0:5", "b:0:1:2"]
+
+
+def test_a_time_is_a_non_negative_number():
+    with pytest.raises(RangeError, match="MS"):
+        AtTime(-1)

@@ -1,0 +1,303 @@
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Subset
+
+from kafkapipes import (
+    BytesTensor,
+    ConfigError,
+    ControlMessage,
+    ControlMessageError,
+    DecodeError,
+    RangeError,
+    TrainingKafkaDataset,
+)
+
+CONFIG = {"data_type": "uint8", "label_type": "uint8", "data_reshape": "2 3", "label_reshape": ""}
+
+
+def value(index):
+    return np.arange(index, index + 6, dtype=np.uint8)
+
+
+@pytest.fixture
+def clicks(embedded):
+    """50 records in partition 0 and 30 in partition 1, numbered through; the label is the number."""
+    embedded.create_topic("clicks", partitions=2)
+    embedded.fill("clicks", [(value(index).tobytes(), bytes([index])) for index in range(50)], 0)
+    embedded.fill("clicks", [(value(index).tobytes(), bytes([index])) for index in range(50, 80)], 1)
+    return embedded
+
+
+def make(kafka, topic="clicks:*:earliest:latest", config=CONFIG, **options):
+    return TrainingKafkaDataset({"topic": topic, "input_config": config}, kafka.bootstrap_servers, "sink", **options)
+
+
+def shift(array):
+    array += 100  # in place: the dataset's own memory must not change
+    return array
+
+
+def test_samples_are_value_and_scalar_label_in_the_order_written(clicks):
+    dataset = make(clicks, "clicks:1:0:5,clicks:0:0:0,clicks:0:10:12")
+
+    assert [int(label) for _, label in dataset] == [50, 51, 52, 53, 54, 10, 11]
+    np.testing.assert_array_equal(dataset[5][0], value(10).reshape(2, 3))
+    assert isinstance(dataset[5][1], np.uint8)
+
+
+def test_values_and_labels_are_contiguous_tensors(clicks):
+    dataset = make(clicks)
+
+    assert (dataset.values.shape, dataset.values.dtype, dataset.labels.shape) == ((80, 2, 3), torch.uint8, (80,))
+    assert dataset.values.is_contiguous()
+    assert dataset.values.untyped_storage().nbytes() == 80 * 6
+
+
+def test_length_is_exact(clicks):
+    assert len(make(clicks, "clicks:0:0:7,clicks:1:0:3")) == 10
+
+
+def test_a_value_is_a_fresh_array_that_a_transform_may_change(clicks):
+    dataset = make(clicks, transform=shift)
+
+    first, again = dataset[0][0], dataset[0][0]
+
+    assert first.tolist() == again.tolist() == [[100, 101, 102], [103, 104, 105]]
+    assert dataset.values[0].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_transforms_run_at_each_access(clicks):
+    seen = []
+    dataset = make(
+        clicks, transform=lambda array: seen.append("value") or array, label_transform=lambda label: -int(label)
+    )
+    assert seen == []
+
+    assert (dataset[3][1], dataset[3][1], len(seen)) == (-3, -3, 2)
+
+
+def test_negative_indices_slices_and_lists_of_indices_work(clicks):
+    dataset = make(clicks)
+
+    assert dataset[-1][1] == 79
+    assert [int(label) for _, label in dataset[1:7:2]] == [1, 3, 5]
+    for index in ([4, -1], (4, 79), np.array([4, 79]), torch.tensor([4, 79])):
+        assert [int(label) for _, label in dataset[index]] == [4, 79]
+    assert dataset[torch.tensor(4)][1] == dataset[np.int64(4)][1] == 4
+
+
+@pytest.mark.parametrize("index", [80, -81])
+def test_an_index_outside_is_an_index_error(clicks, index):
+    with pytest.raises(IndexError, match="of 80"):
+        make(clicks)[index]
+
+
+@pytest.mark.parametrize("index", [1.5, "1", None, True, ["1"], np.array([True] * 80)])
+def test_what_is_no_index_is_a_type_error(clicks, index):
+    with pytest.raises(TypeError):
+        make(clicks)[index]
+
+
+def test_coordinates_name_the_record_of_a_sample(clicks):
+    dataset = make(clicks, "clicks:1:3:5,clicks:0:7:7,clicks:0:20:22")
+
+    assert [dataset.coordinates(index) for index in range(-4, 0)] == [
+        ("clicks", 1, 3), ("clicks", 1, 4), ("clicks", 0, 20), ("clicks", 0, 21),
+    ]  # fmt: skip
+
+
+def test_skipped_records_do_not_shift_the_coordinates(embedded):
+    embedded.fill("clicks", [(b"a", b"0"), (b"bb", b"1"), (None, b"2"), (b"d", None), (b"e", b"4")])
+    config = {"data_type": "uint8", "label_type": "uint8", "data_reshape": "1"}
+    dataset = make(embedded, "clicks:0:0:5", config, on_error="skip", tombstone="skip", null_key="skip")
+
+    assert [dataset.coordinates(index)[2] for index in range(len(dataset))] == [0, 4]
+    assert dataset.report[0].skipped == {"tombstone": 1, "null_key": 1, "on_error": 1}
+
+
+def test_ranges_and_report_hold_the_resolved_bounds(clicks):
+    dataset = make(clicks, "clicks:*:-5:latest")
+
+    assert list(map(str, dataset.ranges)) == ["clicks:0:45:50", "clicks:1:25:30"]
+    assert (dataset.report.requested, dataset.report.delivered) == (10, 10)
+
+
+def test_labels_of_several_elements_get_their_shape(embedded):
+    embedded.fill("clicks", [(b"ab", bytes(range(4)))])
+    dataset = make(embedded, "clicks:0:0:1", {**CONFIG, "data_reshape": "", "label_reshape": "2 2"})
+
+    sample, label = dataset[0]
+
+    assert (sample.tolist(), label.tolist()) == ([97, 98], [[0, 1], [2, 3]])
+    assert dataset.labels.shape == (1, 2, 2)
+
+
+def test_big_endian_numbers_become_native_tensors(embedded):
+    embedded.fill("clicks", [(np.array([1.5, -2.0], ">f8").tobytes(), np.array(7, ">i4").tobytes())])
+    dataset = make(embedded, "clicks:0:0:1", {"data_type": ">f8", "label_type": ">i4"})
+
+    assert (dataset.values.tolist(), dataset.labels.tolist()) == ([[1.5, -2.0]], [7])
+
+
+def test_strings_and_bytes_are_samples_too(embedded):
+    embedded.fill("clicks", [("grün".encode(), b"\xff\x00"), (b"", b"")])
+    dataset = make(embedded, "clicks:0:0:2", {"data_type": "string", "label_type": "bytes"}, transform=str.upper)
+
+    assert list(dataset) == [("GRÜN", b"\xff\x00"), ("", b"")]
+    assert isinstance(dataset.values, BytesTensor)
+    assert dataset.values[:] == ["grün", ""]
+    assert pickle.loads(pickle.dumps(dataset.values))[0] == "grün"
+
+
+def test_without_a_label_type_a_sample_is_the_value_alone(embedded):
+    embedded.fill("clicks", [(b"ab", None)])
+    dataset = make(embedded, "clicks:0:0:1", {"data_type": "uint8"})
+
+    assert dataset[0].tolist() == [97, 98]
+    assert dataset.labels is None
+
+
+@pytest.mark.parametrize(
+    ("config", "shape"),
+    [(CONFIG, (0, 2, 3)), ({**CONFIG, "data_reshape": ""}, (0, 0)), ({**CONFIG, "data_reshape": "-1 3"}, (0, 0, 3))],
+)
+def test_an_empty_range_is_an_empty_dataset(clicks, config, shape):
+    dataset = make(clicks, "clicks:0:5:5", config)
+
+    assert (len(dataset), tuple(dataset.values.shape), tuple(dataset.labels.shape)) == (0, shape, (0,))
+    assert list(dataset) == []
+
+
+def test_an_empty_range_of_strings_is_an_empty_dataset(clicks):
+    dataset = make(clicks, "clicks:0:5:5", {"data_type": "string", "label_type": "string"})
+
+    assert (len(dataset), list(dataset)) == (0, [])
+
+
+def test_a_wrong_size_raises_before_anything_is_kept(clicks):
+    with pytest.raises(DecodeError, match=r"clicks:0@0: .*wanted 784 bytes \(784 x uint8\) found 6"):
+        make(clicks, config={**CONFIG, "data_reshape": "28 28"})
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        ({}, ControlMessageError), ("nonsense", ControlMessageError), ({"topic": "clicks:0:0:1"}, ControlMessageError),
+        ({"topic": "clicks:0:0:", "input_config": CONFIG}, RangeError),
+        ({"topic": "clicks:0:0:1", "input_config": {"data_type": "longdouble"}}, ConfigError),
+        ({"topic": "clicks:0:0:1", "input_config": {"data_type": "u1", "label_type": ">c32"}}, ConfigError),
+    ],
+)  # fmt: skip
+def test_a_bad_control_message_is_refused_before_any_connection(message, error):
+    began = time.monotonic()
+
+    with pytest.raises(error):
+        TrainingKafkaDataset(message, "127.0.0.1:1", "sink")
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize("form", ["dict", "object", "json"])
+def test_a_control_message_may_come_in_any_form(clicks, form):
+    message = ControlMessage("clicks:0:0:3", CONFIG)
+    given = {"dict": message.to_dict(), "object": message, "json": message.to_json()}[form]
+
+    assert len(TrainingKafkaDataset(given, [clicks.bootstrap_servers], "sink")) == 3
+
+
+@pytest.mark.parametrize("batch_records", [1, 2, 7, 5000])
+def test_the_tensors_are_the_same_for_every_batch_size(clicks, batch_records):
+    dataset = make(clicks, batch_records=batch_records)
+
+    assert dataset.labels.tolist() == list(range(80))
+    assert dataset.values[:, 0, 0].tolist() == list(range(80))
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_give_the_batches_of_none(clicks, workers, start_method):
+    dataset = make(clicks, transform=shift)
+    loader = DataLoader(dataset, batch_size=7, num_workers=workers, multiprocessing_context=start_method)
+
+    batches = list(loader)
+
+    assert torch.cat([labels for _, labels in batches]).tolist() == list(range(80))
+    assert torch.cat([values for values, _ in batches])[:, 0, 0].tolist() == list(range(100, 180))
+
+
+@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
+def test_workers_share_the_memory(clicks, start_method):
+    dataset = make(clicks)
+    before = dataset[79][0].tolist()
+    loader = DataLoader(dataset, batch_size=40, num_workers=1, multiprocessing_context=start_method)
+    list(loader)
+
+    assert dataset.values.is_shared()
+    dataset.values[0, 0, 0] = 99  # seen by a worker that shares the memory, also if it was made before
+    assert next(iter(loader))[0][0, 0, 0] == 99
+    assert dataset[79][0].tolist() == before
+    assert dataset[0][0][0, 0] == 99
+
+
+def test_a_subset_and_a_shuffling_loader_work(clicks):
+    loader = DataLoader(Subset(make(clicks), range(10, 20)), batch_size=5, shuffle=True)
+
+    assert sorted(torch.cat([labels for _, labels in loader]).tolist()) == list(range(10, 20))
+
+
+def test_a_dataset_survives_pickling_also_after_it_was_used(clicks):
+    dataset = make(clicks, label_transform=int)
+    before = dataset[7]
+
+    again = pickle.loads(pickle.dumps(dataset))
+
+    assert again[7][1] == before[1] == 7
+    assert again.coordinates(60) == ("clicks", 1, 10)
+    assert str(again.report) == str(dataset.report)
+
+
+def test_a_dataset_prints_itself_in_one_line(clicks):
+    assert repr(make(clicks)) == "TrainingKafkaDataset(80 samples, values [80, 2, 3] from 2 range(s))"
+
+
+@pytest.mark.parametrize(("progress", "shown"), [(True, True), (False, False), (None, False)])
+def test_the_progress_bar_shows_records_where_it_is_wanted(clicks, capsys, progress, shown):
+    make(clicks, progress=progress)
+
+    text = capsys.readouterr().err
+    assert ("80.0/80.0" in text and "records/s" in text) == shown
+    assert (text != "") == shown
+
+
+def test_ctrl_c_stops_a_read_within_a_second(embedded):
+    """The read waits for records that never come; the process must end by KeyboardInterrupt, and leave no hang."""
+    embedded.fill("clicks", [(b"a", None)])
+    code = textwrap.dedent(f"""
+        from kafkapipes import TrainingKafkaDataset
+        message = {{"topic": "clicks:0:0:100", "input_config": {{"data_type": "uint8"}}}}
+        print("reading", flush=True)
+        TrainingKafkaDataset(message, {embedded.bootstrap_servers!r}, "sink", on_short="wait")
+    """)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    time.sleep(1)
+    os.kill(process.pid, signal.SIGINT)
+    began = time.monotonic()
+    _, errors = process.communicate(timeout=20)
+
+    assert "KeyboardInterrupt" in errors
+    assert time.monotonic() - began < 3  # a second for the read, and Python's own exit with torch loaded
+
+
+def test_the_constructor_takes_four_things_by_position(clicks):
+    message = {"topic": "clicks:0:0:1", "input_config": CONFIG}
+
+    assert TrainingKafkaDataset(message, [clicks.bootstrap_servers], "sink", np.sum)[0][0] == 15

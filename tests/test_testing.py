@@ -1,0 +1,57 @@
+import pytest
+
+from kafkapipes import ConfigError, KafkaPipesError, RangeParser
+from kafkapipes.testing import EmbeddedKafka
+
+
+def test_a_topic_has_the_partitions_that_were_asked_for(embedded):
+    embedded.create_topic("clicks", partitions=3)
+
+    reader = RangeParser("clicks:*:earliest:latest").read_partitions(embedded.bootstrap_servers)
+
+    assert [item.partition for item in reader.plan().ranges] == [0, 1, 2]
+
+
+def test_filling_appends_to_the_partition_named(embedded):
+    embedded.create_topic("clicks", partitions=2)
+    embedded.fill("clicks", [(b"a", None)], partition=1)
+    embedded.fill("clicks", [(b"b", b"k"), (None, b"t")], partition=1)
+
+    (batch,) = RangeParser("clicks:1:0:3").read_partitions(embedded.bootstrap_servers)
+
+    assert (list(batch.values), list(batch.keys)) == ([b"a", b"b", None], [None, b"k", b"t"])
+
+
+def test_more_records_than_the_clients_queue_holds_can_be_filled(embedded):
+    embedded.fill("clicks", ((b"", None) for _ in range(100_000)))
+
+    reader = RangeParser("clicks:0:0:latest").read_partitions(embedded.bootstrap_servers)
+
+    assert reader.plan().requested == 100_000
+
+
+def test_several_brokers_may_run(embedded):
+    with EmbeddedKafka(brokers=3) as kafka:
+        assert kafka.bootstrap_servers.count("127.0.0.1:") == 3
+
+
+def test_a_topic_cannot_be_created_twice(embedded):
+    embedded.create_topic("clicks")
+
+    with pytest.raises(KafkaPipesError, match=r"'clicks' .* was not created"):
+        embedded.create_topic("clicks")
+
+
+@pytest.mark.parametrize("brokers", [0, 101, "3", None])
+def test_a_senseless_number_of_brokers_is_refused(brokers):
+    with pytest.raises(ConfigError, match="brokers is"):
+        EmbeddedKafka(brokers)
+
+
+def test_a_closed_cluster_says_so_and_may_be_closed_again():
+    kafka = EmbeddedKafka()
+    kafka.close()
+    kafka.close()
+
+    with pytest.raises(KafkaPipesError, match="closed"):
+        kafka.create_topic("clicks")

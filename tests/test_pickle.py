@@ -34,7 +34,8 @@ PUBLIC = [
     RecordBatch(np.arange(2), COLUMN, COLUMN, ACCOUNT),
     ArrayBatch(np.zeros((2, 3)), None, np.arange(2), ACCOUNT),
     BytesTensor(TextColumn.from_list([b"a"])), ControlMessage("t:0:0:1", {"data_type": "uint8"}),
-    RangeParser("t:0:0:1"), PartitionReader([RANGE], "broker:9092"), ByteDecoder([], "uint8"), Reshaper([], "2 2"), Transformer([]),
+    RangeParser("t:0:0:1"), PartitionReader([RANGE], "broker:9092"),
+    ByteDecoder([], "uint8"), Reshaper([], "2 2"), Transformer([]),
 ]  # fmt: skip
 NOT_PICKLED = {"KafkaSink", "TrainingKafkaDataset"}  # a sink holds a connection; the dataset has a test with a broker
 FUNCTIONS = {"format_ranges", "parse_ranges"}

@@ -25,8 +25,15 @@ class ControlMessage:
         topic: range text, `topic:partition:start:end,...`
         input_config: the fields of the format; for RAW data_type, label_type, data_reshape, label_reshape
         input_format: the name of the format; RAW where none is given
-        description, dataset_restrictions, validation_rate, test_rate, total_msg, incremental,
-        unsupervised_topic, deployment, time: as in Kafka-ML, carried along
+        description: what the dataset is, in words
+        dataset_restrictions: as in Kafka-ML, carried along
+        validation_rate: part of the samples meant for validation, from 0 up to, and without, 1
+        test_rate: the same for testing
+        total_msg: number of records that the sender counted
+        incremental: as in Kafka-ML, carried along
+        unsupervised_topic: as in Kafka-ML, carried along
+        deployment: added by Kafka-ML's database
+        time: added by Kafka-ML's database
 
     >>> layout = {"data_type": "uint8", "label_type": "uint8", "data_reshape": "28 28"}
     >>> message = ControlMessage("mnist:0:0:70000", layout)

@@ -2,7 +2,7 @@
 
 Grammar: `topic:partition:start:end`, comma-separated, END EXCLUSIVE.
   partition   a number | `*` (every partition of the topic)
-  start       an offset | `earliest` | `-N` (N records before the end of the log) | `@MS` (a time)
+  start       an offset | `earliest` | `-N` (N offsets before the end of the log) | `@MS` (a time)
   end         an offset | `latest` | `@MS` | empty or `*` (no end)
 A time `@MS` stands for the first record at or after that many milliseconds since 1970-01-01 UTC.
 """
@@ -40,7 +40,7 @@ class Symbol(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Last:
-    """A start `records` before the end of the log: `-N` in a range text."""
+    """A start `records` offsets before the end of the log, gaps counted: `-N` in a range text."""
 
     records: int
 

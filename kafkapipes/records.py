@@ -33,11 +33,14 @@ class BytesColumn:
     def from_list(cls, items: Sequence[bytes | None]) -> "BytesColumn":
         """The column of `items`, copied into one buffer."""
         try:
-            lengths = np.fromiter(map(len, items), np.int64, len(items))  # type: ignore[arg-type]  # None raises
-            joined = bytearray().join(items)  # type: ignore[arg-type]  # no None here
+            sizes = list(map(len, items))  # type: ignore[arg-type]  # a null raises, which is rare
+            joined = bytearray().join(items)  # type: ignore[arg-type]  # no null here
         except TypeError:
-            lengths = np.fromiter((NULL if item is None else len(item) for item in items), np.int64, len(items))
+            sizes = [NULL if item is None else len(item) for item in items]
             joined = bytearray().join(item for item in items if item is not None)
+        # Mostly all sizes are one, and then counting it is twice as fast as converting a list of numbers.
+        uniform = sizes and sizes.count(sizes[0]) == len(sizes)
+        lengths = np.full(len(sizes), sizes[0], np.int64) if uniform else np.array(sizes, np.int64)
         return cls(np.frombuffer(joined, np.uint8), lengths)  # a bytearray gives a writable array
 
     @cached_property

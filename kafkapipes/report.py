@@ -9,7 +9,7 @@ from typing import overload
 
 from kafkapipes.ranges import OffsetRange, share_ranges
 
-MAX_COORDINATES = 10  # skipped records named in full per range; the rest are counted
+MAX_COORDINATES = 10  # skipped records named in full per range and reason; the rest are counted
 
 
 @dataclass(slots=True)
@@ -22,7 +22,7 @@ class RangeReport:
         high: first offset that the log does not hold yet
         received: records that arrived from the broker
         skipped: reason → number of records that arrived and were left out
-        skipped_at: coordinates `topic:partition@offset` of the first records left out
+        skipped_at: reason → coordinates `topic:partition@offset` of the first records left out for it
         seconds: time from the first fetch to the end of the range
         finished: whether the range was read to its end
     """
@@ -32,7 +32,7 @@ class RangeReport:
     high: int
     received: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
-    skipped_at: list[str] = field(default_factory=list)
+    skipped_at: dict[str, list[str]] = field(default_factory=dict)
     seconds: float = 0.0
     finished: bool = False
 
@@ -78,8 +78,9 @@ class RangeReport:
         """Count records that are left out for `reason`."""
         for offset in offsets:
             self.skipped[reason] = self.skipped.get(reason, 0) + 1
-            if len(self.skipped_at) < MAX_COORDINATES:
-                self.skipped_at.append(f"{self.range.topic}:{self.range.partition}@{offset}")
+            named = self.skipped_at.setdefault(reason, [])
+            if len(named) < MAX_COORDINATES:
+                named.append(f"{self.range.topic}:{self.range.partition}@{offset}")
 
     def to_dict(self) -> dict[str, object]:
         """The account as plain values, fit for JSON."""
@@ -88,7 +89,7 @@ class RangeReport:
             "range": str(self.range),
             **numbers,
             "skipped": dict(self.skipped),
-            "skipped_at": list(self.skipped_at),
+            "skipped_at": {reason: list(named) for reason, named in self.skipped_at.items()},
             "seconds": round(self.seconds, 3),
             "finished": self.finished,
         }
@@ -97,7 +98,8 @@ class RangeReport:
         parts = [f"{self.delivered} of {self.requested} delivered"]
         parts += [f"{getattr(self, reason)} {reason.replace('_', ' ')}" for reason in _REASONS if getattr(self, reason)]
         parts += [
-            f"{count} skipped ({reason}, first at {self.skipped_at[0]})" for reason, count in self.skipped.items()
+            f"{count} skipped ({reason}, first at {self.skipped_at[reason][0]})"
+            for reason, count in self.skipped.items()
         ]
         parts += [f"{self.seconds:.2f} s" if self.finished else "not finished in this process"]
         return f"{self.range}: {', '.join(parts)}"

@@ -60,7 +60,7 @@ class EmbeddedKafka:
             raise KafkaPipesError(f"topic {topic!r} with {partitions} partition(s) was not created: {name}")
 
     def fill(self, topic: str, records: Iterable[tuple[bytes | None, bytes | None]], partition: int = 0) -> None:
-        """Append (value, key) records to a topic, which is created with one partition if it is new."""
+        """Append (value, key) records to a topic, which is created if it is new, up to this partition."""
         # No harm if it exists.
         self._library.rd_kafka_mock_topic_create(self._open(), topic.encode(), max(1, partition + 1), 1)
         producer = confluent_kafka.Producer({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})

@@ -35,7 +35,7 @@ class Numbers:
         if rest or not elements:
             raise DecodeError(
                 f"wanted a whole number of {self.dtype.name} elements ({self.dtype.itemsize} bytes each) at "
-                f"{coordinates}, found {len(item)} bytes; correct the type"
+                f"{coordinates}, found {len(item)} bytes; correct the type, or declare how many elements a sample has"
             )
         return replace(self, elements=elements, told_by=coordinates)
 
@@ -219,9 +219,8 @@ class RawDecoder:
             return batch
         if getattr(self, policy) == "raise":
             where = batch.coordinates(int(np.argmax(wrong)))
-            raise DecodeError(
-                f"at {where}: wanted {wanted}; correct the declared type or shape, or set {policy}='skip'"
-            )
+            mend = "correct the declared type or shape, or " if policy == "on_error" else ""
+            raise DecodeError(f"at {where}: wanted {wanted}; {mend}set {policy}='skip' to leave such records out")
         batch.account.skip(policy, batch.offsets[wrong].tolist())
         return batch.select(np.flatnonzero(~wrong))
 

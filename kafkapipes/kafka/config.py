@@ -26,6 +26,11 @@ SAFE_CONSUMER: dict[str, object] = {
     "max.poll.interval.ms": 86_400_000,  # a slow training step is no fault of an assigned consumer
 }
 FORCED_CONSUMER: dict[str, object] = {"enable.auto.commit": False, "enable.auto.offset.store": False}
+# Besides, by default, asking for a topic that does not exist would create it.
+SAFE_ADMIN: dict[str, object] = {
+    "socket.keepalive.enable": True,
+    "reconnect.backoff.ms": 20,  # a first connection is put off by half of it: 50 ms by default
+}
 SAFE_PRODUCER: dict[str, object] = {
     "enable.idempotence": True,  # a retry neither doubles nor reorders
     "linger.ms": 20,
@@ -79,10 +84,7 @@ class ClientConfig:
 
     def admin(self, may_create: bool = False) -> dict[str, object]:
         """The properties of the client that asks about topics: the same, without what only a consumer knows."""
-        # By default, asking for a topic that does not exist would create it.
-        return self._without_consumer_properties(
-            {"socket.keepalive.enable": True, "allow.auto.create.topics": may_create}
-        )
+        return self._without_consumer_properties({**SAFE_ADMIN, "allow.auto.create.topics": may_create})
 
     def producer(self) -> dict[str, object]:
         """The properties of a sink."""

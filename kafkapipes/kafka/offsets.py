@@ -13,7 +13,6 @@ from confluent_kafka.admin import OffsetSpec as _OffsetSpec  # type: ignore[attr
 
 from kafkapipes.errors import (
     AuthError,
-    AuthorizationError,
     ConnectError,
     DataLossError,
     KafkaPipesError,
@@ -27,7 +26,8 @@ from kafkapipes.report import RangeReport, ReadReport
 
 ON_DATA_LOSS = ("raise", "continue")
 ON_SHORT = ("raise", "stop", "wait")
-_SLICE_S = 0.5  # one blocking call of the client: Ctrl-C is seen between two
+_SLICE_S = 0.8  # one blocking call of the client at the most: Ctrl-C is seen between two
+_FIRST_SLICE_S = 0.01  # a client that connects meanwhile notices only in its next call
 _CREATION_S = 5.0  # a topic that the cluster makes on first use is there by then
 OffsetSpec: Any = _OffsetSpec  # its methods carry no types
 Partition = tuple[str, int]
@@ -160,9 +160,9 @@ class LogReader:
         self._timeout_s = connect_timeout_s
         self._deadline = time.monotonic() + connect_timeout_s
         self._complaints = Complaints()
+        # Any: AdminClient's own type for its properties leaves out callbacks and loggers.
+        properties: dict[str, Any] = {**config.admin(may_create), "error_cb": self._complaints.note}
         try:
-            # Any: AdminClient's own type for its properties leaves out callbacks and loggers.
-            properties: dict[str, Any] = {**config.admin(may_create), "error_cb": self._complaints.note}
             self._admin: AdminClient | None = AdminClient(properties)
         except (KafkaException, ValueError, TypeError) as exc:
             raise failure_of(exc, "the client configuration was refused", config) from None
@@ -234,16 +234,15 @@ class LogReader:
 
     def _retry(self, ask: Callable[[float], Any], where: str) -> Any:
         """Ask in short slices until an answer comes, a lasting error shows, or the deadline passes."""
+        slice_s = _FIRST_SLICE_S
         while True:
-            left_s = self._deadline - time.monotonic()
-            if left_s <= 0:
+            began = time.monotonic()
+            if began >= self._deadline:
                 raise self._unreachable(where)
             try:
-                answer = ask(min(left_s, _SLICE_S))
+                answer = ask(min(self._deadline - began, slice_s))
             except KafkaException as exc:
                 error = failure_of(exc, where, self._config)
-                if isinstance(error, AuthorizationError | TopicError):
-                    raise error from None
                 if exc.args[0].code() not in _RETRIED:
                     raise error from None
                 answer = None
@@ -252,8 +251,8 @@ class LogReader:
             self._client().poll(0)  # only now does the client say why
             if denied := self._complaints.find(AuthError):
                 raise failure(denied, where, self._config) from None
-            if time.monotonic() + 0.05 < self._deadline:
-                time.sleep(0.05)
+            time.sleep(max(0.0, min(began + slice_s, self._deadline) - time.monotonic()))
+            slice_s = min(2 * slice_s, _SLICE_S)
 
     def _unreachable(self, where: str) -> KafkaPipesError:
         cause = self._complaints.last or "no broker answered"

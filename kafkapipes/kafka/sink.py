@@ -97,8 +97,9 @@ class KafkaSink:
             raise ConfigError(f"partition is {partition!r}, wanted one of topic {topic}: {existing}")
         self._partitions = existing if partition is None else [partition]
         self._timeout_s = delivery_timeout_s
+        properties = {**self._client.producer(), "message.timeout.ms": int(delivery_timeout_s * 1000)}
         try:
-            self._producer = Producer({**self._client.producer(), "message.timeout.ms": int(delivery_timeout_s * 1000)})
+            self._producer = Producer(properties)
         except (KafkaException, ValueError, TypeError) as exc:
             raise failure_of(exc, "the client configuration was refused", self._client) from None
         self._stretches: list[_Stretch] = []

@@ -94,7 +94,7 @@ class PartitionReader(IterDataPipe[RecordBatch]):
 
     def set_seed(self, seed: int) -> "PartitionReader":
         """Plan. DataLoader calls this in the parent, before any worker starts: nothing here is random."""
-        self.plan()
+        self.report = self.plan()  # with workers it stays so: each worker keeps the account of its share
         return self
 
     def apply_sharding(self, num_of_instances: int, instance_id: int, sharding_group: object = None) -> None:

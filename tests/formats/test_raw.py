@@ -107,7 +107,7 @@ def test_records_of_the_wrong_size_can_be_skipped_and_are_counted():
     assert arrays.values.tolist() == [[97, 98], [99, 100]]
     assert arrays.offsets.tolist() == [100, 102]
     assert records.account.skipped == {"on_error": 2}
-    assert records.account.skipped_at == ["t:3@101", "t:3@103"]
+    assert records.account.skipped_at == {"on_error": ["t:3@101", "t:3@103"]}
 
 
 def test_a_label_of_the_wrong_size_is_an_error():

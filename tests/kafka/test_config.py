@@ -86,6 +86,9 @@ def test_a_pickled_config_says_what_it_lacks_when_it_is_used():
 
     with pytest.raises(ConfigError, match=r"sasl\.password were left out when this object was pickled"):
         again.consumer()
+    with pytest.raises(ConfigError) as caught:
+        list(pickle.loads(pickle.dumps(RangeParser("t:0:0:1").read_partitions("b:9092", config=SECRETS))))
+    assert "refused" not in str(caught.value)  # it is no word of the client's
 
 
 def test_a_callable_fetches_its_value_where_the_client_is_made():

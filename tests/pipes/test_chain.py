@@ -130,6 +130,15 @@ def process_and_length(batch):
     return os.getpid(), len(batch)
 
 
+def test_with_workers_the_parents_report_is_the_plan_that_they_share(clicks):
+    reader = RangeParser("clicks:*:earliest:latest").read_partitions(clicks.bootstrap_servers)
+    list(reader)
+    list(DataLoader(reader.map(process_and_length), batch_size=None, num_workers=2))
+
+    assert (reader.report.requested, reader.report.delivered) == (RECORDS, 0)
+    assert "not finished in this process" in str(reader.report)
+
+
 def test_symbolic_bounds_are_frozen_for_all_workers_and_epochs(clicks):
     loader = DataLoader(chain(clicks.bootstrap_servers, "clicks:0:earliest:latest"), batch_size=10, num_workers=2)
     first = sum(len(labels) for _, labels in loader)

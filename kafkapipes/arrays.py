@@ -141,22 +141,32 @@ class ColumnBuilder(Protocol):
 class RowBuilder:
     """Rows of one shape and dtype, collected into one array that is sized ahead; no second copy.
 
-    Memory that is never written to is never taken from the system, so an upper bound of the rows is enough.
+    Memory that is never written to is never taken from the system, so an upper bound of the rows is enough. Where
+    not even the addresses for that many rows are to be had (mostly gaps, then), the array grows with the rows.
     """
 
     def __init__(self, max_rows: int, first: np.ndarray) -> None:
         self._rows = 0
-        self._array = np.empty((max_rows, *first.shape[1:]), first.dtype)
+        try:
+            self._array = np.empty((max_rows, *first.shape[1:]), first.dtype)
+        except (MemoryError, ValueError):
+            self._array = np.empty((0, *first.shape[1:]), first.dtype)
 
     def append(self, rows: np.ndarray) -> None:
         """Copy rows behind those collected so far."""
-        self._array[self._rows : self._rows + len(rows)] = rows
-        self._rows += len(rows)
+        needed = self._rows + len(rows)
+        if needed > len(self._array):  # growing by half costs each row a constant number of moves
+            self._resize(max(needed, len(self._array) * 3 // 2))
+        self._array[self._rows : needed] = rows
+        self._rows = needed
 
     def finish(self) -> np.ndarray:
         """The rows collected; the unused tail is handed back, without a copy."""
-        self._array.resize((self._rows, *self._array.shape[1:]), refcheck=False)
+        self._resize(self._rows)
         return self._array
+
+    def _resize(self, rows: int) -> None:
+        self._array.resize((rows, *self._array.shape[1:]), refcheck=False)
 
 
 class BytesBuilder:
@@ -165,22 +175,16 @@ class BytesBuilder:
     def __init__(self, max_rows: int, first: BytesColumn) -> None:
         self._kind = type(first)
         self._lengths = RowBuilder(max_rows, first.lengths)
-        self._buffer = np.empty(0, np.uint8)
-        self._used = 0
+        self._buffer = RowBuilder(0, first.buffer)
 
     def append(self, rows: BytesColumn) -> None:
         """Copy byte strings behind those collected so far."""
-        needed = self._used + len(rows.buffer)
-        if needed > len(self._buffer):  # growing by half costs each byte a constant number of moves
-            self._buffer.resize(max(needed, len(self._buffer) * 3 // 2), refcheck=False)
-        self._buffer[self._used : needed] = rows.buffer
-        self._used = needed
+        self._buffer.append(rows.buffer)
         self._lengths.append(rows.lengths)
 
     def finish(self) -> BytesColumn:
         """The byte strings collected."""
-        self._buffer.resize(self._used, refcheck=False)
-        return self._kind(self._buffer, self._lengths.finish())
+        return self._kind(self._buffer.finish(), self._lengths.finish())
 
 
 def builder_for(first: Column, max_rows: int) -> ColumnBuilder:

@@ -132,6 +132,14 @@ def test_a_row_builder_gives_back_its_unused_rows():
     assert built.nbytes == 12
 
 
+def test_a_row_builder_grows_where_its_upper_bound_is_beyond_all_memory():
+    builder = RowBuilder(2**60, np.zeros((0, 1000)))
+    for row in range(100):
+        builder.append(np.full((1, 1000), row, float))
+
+    assert builder.finish()[:, 999].tolist() == list(range(100))
+
+
 @given(st.lists(st.lists(st.binary(max_size=20), max_size=8), min_size=1, max_size=8))
 def test_a_bytes_builder_joins_columns(columns):
     made = [TextColumn(*vars(BytesColumn.from_list(items)).values()) for items in columns]

@@ -4,8 +4,9 @@ Property names are librdkafka's (its CONFIGURATION.md).
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import context
+from typing import Any
 
 from kafkapipes.errors import ConfigError
 
@@ -79,7 +80,7 @@ class ClientConfig:
 
     def consumer(self) -> dict[str, object]:
         """The properties of a range reader."""
-        own = {"bootstrap.servers": self.servers, "group.id": self.group_id, "logger": ClientLog(self)}
+        own = {"bootstrap.servers": self.servers, "group.id": self.group_id, "logger": self._log()}
         return {**SAFE_CONSUMER, **self._resolved(), **FORCED_CONSUMER, **own}
 
     def admin(self, may_create: bool = False) -> dict[str, object]:
@@ -93,7 +94,13 @@ class ClientConfig:
     @property
     def reads_committed(self) -> bool:
         """Whether records of open and aborted transactions are held back."""
-        return self._properties.get("isolation.level", "read_committed") == "read_committed"
+        level = _call_provider("isolation.level", self._properties.get("isolation.level", "read_committed"))
+        return level == "read_committed"
+
+    @property
+    def error_callback(self) -> Callable[[object], object] | None:
+        """The user's own `error_cb`: ours passes every error on to it."""
+        return self._properties.get("error_cb")  # type: ignore[return-value]  # the client checks what it is given
 
     def scrub(self, text: str) -> str:
         """`text` with every value of the user's properties masked, and control characters escaped."""
@@ -121,7 +128,10 @@ class ClientConfig:
 
     def _without_consumer_properties(self, defaults: dict[str, object]) -> dict[str, object]:
         common = {key: value for key, value in self._resolved().items() if not key.startswith(_CONSUMER_ONLY)}
-        return {**defaults, **common, "bootstrap.servers": self.servers, "logger": ClientLog(self)}
+        return {**defaults, **common, "bootstrap.servers": self.servers, "logger": self._log()}
+
+    def _log(self) -> "ClientLog":
+        return ClientLog(self, self._properties.get("logger", client_logger))
 
     def _secrets(self) -> set[str]:
         values = (_call_provider(key, value) for key, value in self._properties.items())
@@ -130,18 +140,18 @@ class ClientConfig:
 
 
 class ClientLog:
-    """What a client takes for a logger: passes its lines on to the logger `kafkapipes.client`, scrubbed.
+    """What a client takes for a logger: passes its lines on, scrubbed, to the user's or to `kafkapipes.client`.
 
     The client itself masks passwords, but repeats the values of other properties.
     """
 
-    def __init__(self, config: ClientConfig) -> None:
+    def __init__(self, config: ClientConfig, target: Any) -> None:
         self._config = config
+        self._target = target
 
     def log(self, level: int, template: str, *parts: object) -> None:
         """One line of the client's log."""
-        if client_logger.isEnabledFor(level):
-            client_logger.log(level, "%s", self._config.scrub(template % parts))
+        self._target.log(level, "%s", self._config.scrub(template % parts))
 
 
 def _call_provider(key: str, value: object) -> object:

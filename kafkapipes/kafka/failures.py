@@ -87,12 +87,15 @@ class Complaints:
     The callback runs inside poll and consume, where an exception would destroy fetched records: it only notes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: ClientConfig) -> None:
         self._recent: deque[KafkaError] = deque(maxlen=32)
+        self._pass_on = config.error_callback
 
     def note(self, error: KafkaError) -> None:
         """Keep a complaint; the oldest make room."""
         self._recent.append(error)
+        if self._pass_on is not None:
+            self._pass_on(error)
 
     def clear(self) -> None:
         """Forget all complaints."""

@@ -33,7 +33,7 @@ class Fetcher:
         self._stall_timeout_s = stall_timeout_s
         self._timestamps = timestamps
         self._headers = headers
-        self._complaints = Complaints()
+        self._complaints = Complaints(config)
         self._pid = os.getpid()
         self._assigned = 0  # ranges so far
         properties = {**config.consumer(), "error_cb": self._complaints.note}

@@ -159,7 +159,7 @@ class LogReader:
         self._create_until = time.monotonic() + (_CREATION_S if may_create else 0)
         self._timeout_s = connect_timeout_s
         self._deadline = time.monotonic() + connect_timeout_s
-        self._complaints = Complaints()
+        self._complaints = Complaints(config)
         # Any: AdminClient's own type for its properties leaves out callbacks and loggers.
         properties: dict[str, Any] = {**config.admin(may_create), "error_cb": self._complaints.note}
         try:

@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from torch import distributed
 from torch.utils.data import IterDataPipe, functional_datapipe
 
-from kafkapipes.errors import ConfigError
+from kafkapipes.errors import ConfigError, RangeError
 from kafkapipes.formats.raw import check_choice
 from kafkapipes.kafka.config import ClientConfig
 from kafkapipes.kafka.fetcher import Fetcher
@@ -81,6 +82,7 @@ class PartitionReader(IterDataPipe[RecordBatch]):
             "batch_records": batch_records, "stall_timeout_s": stall_timeout_s,
             "timestamps": timestamps, "headers": headers,
         }  # fmt: skip
+        self._wanted: list[OffsetRange] | None = None
         self._plan: ReadReport | None = None
         self._share = (1, 0)
         self.report = ReadReport([])
@@ -88,12 +90,22 @@ class PartitionReader(IterDataPipe[RecordBatch]):
     def plan(self) -> ReadReport:
         """Resolve and check the ranges now, once; later reads, and all workers, keep to the result."""
         if self._plan is None:
-            self._plan = plan_ranges(self._source, self._client, **self._planning)
+            self._plan = plan_ranges(self._listed(), self._client, **self._planning)
             self.report = self._plan
         return self._plan
 
     def set_seed(self, seed: int) -> "PartitionReader":
-        """Plan. DataLoader calls this in the parent, before any worker starts: nothing here is random."""
+        """Plan. DataLoader calls this in the parent, before any worker starts: nothing here is random.
+
+        Raises:
+            RangeError: several ranks would each resolve symbolic bounds on their own, at different moments.
+        """
+        if self._plan is None and _several_ranks() and not all(item.is_concrete for item in self._listed()):
+            raise RangeError(
+                "wanted concrete ranges, found symbolic ones on several ranks, which would resolve them at different "
+                "moments and so lose or double records; resolve them once, format_ranges(reader.plan().ranges), and "
+                "give every rank that text"
+            )
         self.report = self.plan()  # with workers it stays so: each worker keeps the account of its share
         return self
 
@@ -107,8 +119,18 @@ class PartitionReader(IterDataPipe[RecordBatch]):
             for account in self.report:
                 yield from fetcher.fetch(account)
 
+    def _listed(self) -> list[OffsetRange]:
+        """The ranges asked for, taken from the source once: it may be good for one pass only."""
+        if self._wanted is None:
+            self._wanted = list(self._source)
+        return self._wanted
+
     def __repr__(self) -> str:
         return f"PartitionReader({self._client!r}, {len(self._plan) if self._plan else 'un'}planned)"
+
+
+def _several_ranks() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def _check_positive(name: str, value: float, most: float) -> None:

@@ -15,8 +15,8 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from confluent_kafka import KafkaException, Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 ADDRESS_VARIABLE = "KAFKAPIPES_TEST_BOOTSTRAP_SERVERS"
 VERSION = "4.4.0"
@@ -87,6 +87,7 @@ class Cluster:
 
     def transaction(self, topic: str, records: list[tuple[bytes, bytes]], *, end: str) -> Producer:
         """Append records in a transaction that ends in "commit" or "abort", or stays "open"."""
+        before = self._high_watermark(topic)
         producer = Producer({"bootstrap.servers": self.bootstrap_servers, "transactional.id": uuid.uuid4().hex})
         producer.init_transactions(30)
         producer.begin_transaction()
@@ -95,10 +96,17 @@ class Cluster:
         assert producer.flush(30) == 0
         if end != "open":
             {"commit": producer.commit_transaction, "abort": producer.abort_transaction}[end](30)
+            # The coordinator writes the marker after it has answered; another record could come before it.
+            while self._high_watermark(topic) < before + len(records) + 1:
+                time.sleep(0.02)
         return producer
 
     def close(self) -> None:
         """End what was started for this cluster."""
+
+    def _high_watermark(self, topic: str) -> int:
+        partition = TopicPartition(topic, 0)
+        return self.admin.list_offsets({partition: OffsetSpec.latest()})[partition].result(30).offset
 
     def _await_leaders(self, name: str, partitions: int) -> None:
         deadline = time.monotonic() + 30

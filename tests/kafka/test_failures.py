@@ -39,7 +39,7 @@ def test_an_exception_of_the_client_becomes_the_error_of_its_code():
 
 
 def test_the_most_telling_complaint_is_the_last_but_all_brokers_down():
-    complaints = Complaints()
+    complaints = Complaints(CONFIG)
     assert complaints.last == ""
 
     complaints.note(KafkaError(KafkaError._ALL_BROKERS_DOWN, "0/1"))
@@ -50,8 +50,17 @@ def test_the_most_telling_complaint_is_the_last_but_all_brokers_down():
     assert complaints.last == "_TRANSPORT: refused"
 
 
+def test_the_users_own_callback_hears_every_complaint():
+    heard = []
+    error = KafkaError(KafkaError._TRANSPORT, "refused")
+
+    Complaints(ClientConfig("b:9092", "g", {"error_cb": heard.append})).note(error)
+
+    assert heard == [error]
+
+
 def test_complaints_are_found_by_the_error_they_mean():
-    complaints = Complaints()
+    complaints = Complaints(CONFIG)
     complaints.note(KafkaError(KafkaError._AUTHENTICATION, "first"))
     complaints.note(KafkaError(KafkaError._AUTHENTICATION, "second"))
 

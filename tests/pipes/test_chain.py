@@ -18,6 +18,7 @@ from kafkapipes import (
     RangeError,
     RangeParser,
     TopicError,
+    format_ranges,
 )
 
 RECORDS = 240  # divides into shares of 1, 2 and 3 workers, and does not into batches of 7
@@ -145,6 +146,24 @@ def test_symbolic_bounds_are_frozen_for_all_workers_and_epochs(clicks):
     clicks.fill("clicks", [(sample(0)[0].tobytes(), b"\x00")])
 
     assert first == sum(len(labels) for _, labels in loader) == 100
+
+
+@pytest.fixture
+def two_ranks(monkeypatch):
+    """What a reader sees of torch.distributed on one of two ranks; DataLoader itself sees none."""
+    monkeypatch.setattr("kafkapipes.pipes.reader._several_ranks", lambda: True)
+
+
+def test_several_ranks_must_not_each_resolve_symbolic_bounds(clicks, two_ranks):
+    with pytest.raises(RangeError, match="give every rank that text"):
+        next(iter(DataLoader(chain(clicks.bootstrap_servers), batch_size=7)))
+
+
+def test_several_ranks_read_ranges_that_were_resolved_once(clicks, two_ranks):
+    plan = RangeParser("clicks:*:earliest:latest").read_partitions(clicks.bootstrap_servers).plan()
+    loader = DataLoader(chain(clicks.bootstrap_servers, format_ranges(plan.ranges)), batch_size=None)
+
+    assert len(list(loader)) == RECORDS
 
 
 def test_torchs_own_pipes_follow(clicks):

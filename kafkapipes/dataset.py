@@ -103,7 +103,7 @@ class TrainingKafkaDataset(Dataset[Sample]):
     ...     dataset = TrainingKafkaDataset(message, kafka.bootstrap_servers, "readers")
     >>> dataset.values, dataset[1]
     (tensor([[1., 2.],
-            [3., 4.]]), (array([3., 4.], dtype=float32), np.uint8(8)))
+            [3., 4.]]), (array([3., 4.], dtype=float32), ...8...))
     """
 
     def __init__(

@@ -80,7 +80,7 @@ class ClientConfig:
 
     def consumer(self) -> dict[str, object]:
         """The properties of a range reader."""
-        own = {"bootstrap.servers": self.servers, "group.id": self.group_id, "logger": self._log()}
+        own = {"bootstrap.servers": self.servers, "group.id": self.group_id}
         return {**SAFE_CONSUMER, **self._resolved(), **FORCED_CONSUMER, **own}
 
     def admin(self, may_create: bool = False) -> dict[str, object]:
@@ -101,6 +101,11 @@ class ClientConfig:
     def error_callback(self) -> Callable[[object], object] | None:
         """The user's own `error_cb`: ours passes every error on to it."""
         return self._properties.get("error_cb")  # type: ignore[return-value]  # the client checks what it is given
+
+    @property
+    def logger(self) -> Any:
+        """Where the client's log lines go: the user's own `logger`, or `kafkapipes.client`."""
+        return self._properties.get("logger", client_logger)
 
     def scrub(self, text: str) -> str:
         """`text` with every value of the user's properties masked, and control characters escaped."""
@@ -128,30 +133,12 @@ class ClientConfig:
 
     def _without_consumer_properties(self, defaults: dict[str, object]) -> dict[str, object]:
         common = {key: value for key, value in self._resolved().items() if not key.startswith(_CONSUMER_ONLY)}
-        return {**defaults, **common, "bootstrap.servers": self.servers, "logger": self._log()}
-
-    def _log(self) -> "ClientLog":
-        return ClientLog(self, self._properties.get("logger", client_logger))
+        return {**defaults, **common, "bootstrap.servers": self.servers}
 
     def _secrets(self) -> set[str]:
         values = (_call_provider(key, value) for key, value in self._properties.items())
         texts = {value for value in values if isinstance(value, str)}
         return {text for text in texts if len(text) > 2 and text.lower() not in _PLAIN_WORDS and not text.isdigit()}
-
-
-class ClientLog:
-    """What a client takes for a logger: passes its lines on, scrubbed, to the user's or to `kafkapipes.client`.
-
-    The client itself masks passwords, but repeats the values of other properties.
-    """
-
-    def __init__(self, config: ClientConfig, target: Any) -> None:
-        self._config = config
-        self._target = target
-
-    def log(self, level: int, template: str, *parts: object) -> None:
-        """One line of the client's log."""
-        self._target.log(level, "%s", self._config.scrub(template % parts))
 
 
 def _call_provider(key: str, value: object) -> object:

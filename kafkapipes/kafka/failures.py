@@ -1,6 +1,7 @@
 """librdkafka's error codes → our errors, in one table. Classified by code; a text is only passed on."""
 
 from collections import deque
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 
@@ -18,6 +19,8 @@ from kafkapipes.errors import (
 )
 from kafkapipes.kafka.config import ClientConfig
 
+INCONSISTENT_TOPIC_ID = 103  # the protocol's number: the client's oldest version that we allow has no name for it
+
 # Errors that end a read. What is not here is either harmless or mended by librdkafka's own retries, and then
 # only the stall timeout decides.
 TERMINAL: dict[int, type[KafkaPipesError]] = {
@@ -34,7 +37,7 @@ TERMINAL: dict[int, type[KafkaPipesError]] = {
     KafkaError.UNKNOWN_TOPIC_OR_PART: TopicError,
     KafkaError.TOPIC_EXCEPTION: TopicError,
     KafkaError.UNKNOWN_TOPIC_ID: TopicChangedError,
-    KafkaError.INCONSISTENT_TOPIC_ID: TopicChangedError,
+    INCONSISTENT_TOPIC_ID: TopicChangedError,
     KafkaError._AUTO_OFFSET_RESET: DataLossError,
     KafkaError.OFFSET_OUT_OF_RANGE: DataLossError,
     KafkaError._LOG_TRUNCATION: TruncationError,
@@ -82,24 +85,38 @@ def describe(error: KafkaError) -> str:
 
 
 class Complaints:
-    """What a client told its error callback: the only place where it says why a connection fails.
+    """What a client says of its connections: errors to its error callback, and to its logger the reasons for them.
 
-    The callback runs inside poll and consume, where an exception would destroy fetched records: it only notes.
+    Both are called inside poll and consume, where an exception would destroy fetched records: they only note, and
+    pass on to the user's own.
     """
 
     def __init__(self, config: ClientConfig) -> None:
+        self._config = config
         self._recent: deque[KafkaError] = deque(maxlen=32)
-        self._pass_on = config.error_callback
+        self._last_failure = ""
+
+    def listening(self, properties: dict[str, object]) -> dict[str, Any]:
+        """Client properties, with these ears put in."""
+        return {**properties, "error_cb": self.note, "logger": self}
 
     def note(self, error: KafkaError) -> None:
-        """Keep a complaint; the oldest make room."""
+        """Keep an error; the oldest make room."""
         self._recent.append(error)
-        if self._pass_on is not None:
-            self._pass_on(error)
+        if self._config.error_callback is not None:
+            self._config.error_callback(error)
+
+    def log(self, level: int, template: str, *parts: str) -> None:
+        """A line of the client's log, as (facility, client, text): the client masks passwords in it, we the rest."""
+        line = self._config.scrub(template % parts)
+        if parts[0] == "FAIL":
+            self._last_failure = line.partition("]: ")[2]
+        self._config.logger.log(level, "%s", line)
 
     def clear(self) -> None:
-        """Forget all complaints."""
+        """Forget all."""
         self._recent.clear()
+        self._last_failure = ""
 
     def find(self, kind: type[KafkaPipesError]) -> KafkaError | None:
         """The latest complaint of one kind."""
@@ -111,7 +128,5 @@ class Complaints:
         telling = [error for error in self._recent if error.code() != KafkaError._ALL_BROKERS_DOWN]
         if telling:
             return describe(telling[-1])
-        # A listener that speaks another protocol just hangs up, and then this is all that the client says.
-        return (
-            "every connection was closed without a reason (a wrong security.protocol does that)" if self._recent else ""
-        )
+        # Some failures reach the callback as "all brokers down" only, and the log with their reason.
+        return self._last_failure or (describe(self._recent[-1]) if self._recent else "")

@@ -36,7 +36,7 @@ class Fetcher:
         self._complaints = Complaints(config)
         self._pid = os.getpid()
         self._assigned = 0  # ranges so far
-        properties = {**config.consumer(), "error_cb": self._complaints.note}
+        properties = self._complaints.listening(config.consumer())
         try:
             self._consumer = Consumer(properties)
         except (KafkaException, ValueError, TypeError) as exc:

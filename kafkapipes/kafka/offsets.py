@@ -160,8 +160,7 @@ class LogReader:
         self._timeout_s = connect_timeout_s
         self._deadline = time.monotonic() + connect_timeout_s
         self._complaints = Complaints(config)
-        # Any: AdminClient's own type for its properties leaves out callbacks and loggers.
-        properties: dict[str, Any] = {**config.admin(may_create), "error_cb": self._complaints.note}
+        properties = self._complaints.listening(config.admin(may_create))
         try:
             self._admin: AdminClient | None = AdminClient(properties)
         except (KafkaException, ValueError, TypeError) as exc:

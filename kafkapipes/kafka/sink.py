@@ -14,7 +14,7 @@ from kafkapipes.control import ControlMessage
 from kafkapipes.errors import ConfigError, DeliveryError
 from kafkapipes.formats.raw import ElementType, Numbers, element_type, encode, type_name
 from kafkapipes.kafka.config import ClientConfig
-from kafkapipes.kafka.failures import describe, failure_of
+from kafkapipes.kafka.failures import Complaints, describe, failure_of
 from kafkapipes.kafka.offsets import LogReader
 from kafkapipes.ranges import OffsetRange, format_ranges
 
@@ -97,7 +97,8 @@ class KafkaSink:
             raise ConfigError(f"partition is {partition!r}, wanted one of topic {topic}: {existing}")
         self._partitions = existing if partition is None else [partition]
         self._timeout_s = delivery_timeout_s
-        properties = {**self._client.producer(), "message.timeout.ms": int(delivery_timeout_s * 1000)}
+        properties = Complaints(self._client).listening(self._client.producer())
+        properties["message.timeout.ms"] = int(delivery_timeout_s * 1000)
         try:
             self._producer = Producer(properties)
         except (KafkaException, ValueError, TypeError) as exc:

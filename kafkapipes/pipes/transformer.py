@@ -28,8 +28,8 @@ class Transformer(IterDataPipe[Sample]):
     >>> from kafkapipes.report import RangeReport
     >>> account = RangeReport(OffsetRange("clicks", 0, 0, 2), 0, 2)
     >>> batch = ArrayBatch(np.array([[1, 2], [3, 4]]), np.array([[7], [8]]), np.arange(2), account)
-    >>> list(Transformer([batch], transform=sum, label_transform=int))
-    [(np.int64(3), 7), (np.int64(7), 8)]
+    >>> list(Transformer([batch], transform=np.ndarray.tolist, label_transform=int))
+    [([1, 2], 7), ([3, 4], 8)]
     """
 
     def __init__(

@@ -168,19 +168,6 @@ def test_control_characters_of_a_broker_are_escaped():
     assert config().scrub("bad\x1b[31m name\r\n") == "bad\\x1b[31m name\\r\n"
 
 
-def test_the_users_own_logger_gets_the_clients_lines_scrubbed():
-    class Lines(list):
-        def log(self, level, template, *parts):
-            self.append((level, template % parts))
-
-    lines = Lines()
-    made = config(logger=lines, sasl_password=CANARY)
-
-    made.consumer()["logger"].log(30, "%s [%s] %s", "FAIL", "thread", f"{CANARY} was wrong")
-
-    assert lines == [(30, "FAIL [thread] *** was wrong")]
-
-
 def test_a_callable_tells_the_isolation_level_too():
     assert config(isolation_level=lambda: "read_committed").reads_committed
     assert not config(isolation_level=lambda: "read_uncommitted").reads_committed

@@ -43,7 +43,11 @@ def test_the_most_telling_complaint_is_the_last_but_all_brokers_down():
     assert complaints.last == ""
 
     complaints.note(KafkaError(KafkaError._ALL_BROKERS_DOWN, "0/1"))
-    assert "security.protocol" in complaints.last
+    assert complaints.last == "_ALL_BROKERS_DOWN: 0/1"
+
+    complaints.log(6, "%s [%s] %s", "FAIL", "client-1", "[thrd:b:1]: b:1: Disconnected")
+    complaints.log(6, "%s [%s] %s", "OTHER", "client-1", "[thrd:b:1]: b:1: fine")
+    assert complaints.last == "b:1: Disconnected"
 
     complaints.note(KafkaError(KafkaError._TRANSPORT, "refused"))
     complaints.note(KafkaError(KafkaError._ALL_BROKERS_DOWN, "0/1"))
@@ -57,6 +61,18 @@ def test_the_users_own_callback_hears_every_complaint():
     Complaints(ClientConfig("b:9092", "g", {"error_cb": heard.append})).note(error)
 
     assert heard == [error]
+
+
+def test_the_users_own_logger_gets_the_clients_lines_scrubbed():
+    class Lines(list):
+        def log(self, level, template, *parts):
+            self.append((level, template % parts))
+
+    lines = Lines()
+    complaints = Complaints(ClientConfig("b:9092", "g", {"logger": lines, "sasl.password": "canary"}))
+    complaints.log(30, "%s [%s] %s", "FAIL", "thread", "canary was wrong")
+
+    assert lines == [(30, "FAIL [thread] *** was wrong")]
 
 
 def test_complaints_are_found_by_the_error_they_mean():

@@ -146,6 +146,7 @@ class TrainingKafkaDataset(Dataset[Sample]):
         self.labels = None
         if layout.label_type is not None:
             self.labels = _tensor(_nothing(layout.label_type, layout.label_shape or (1,)) if labels is None else labels)
+        self._length = len(self.values)  # a tensor is slow to say
         self.transform = transform
         self.label_transform = label_transform
         self._views: dict[str, tuple[int, np.ndarray]] = {}
@@ -165,10 +166,12 @@ class TrainingKafkaDataset(Dataset[Sample]):
         return source.topic, partition, int(offsets[run] + row - rows[run])
 
     def __len__(self) -> int:
-        return len(self.values)
+        return self._length
 
     def __getitem__(self, index: Any) -> Any:
         """The sample at an index; the list of samples for a slice, a list, or a 1-d array or tensor of indices."""
+        if type(index) is int:  # by far the most frequent, and the checks below cost more than the sample
+            return self._sample(index)
         if isinstance(index, slice):
             return self.__getitems__(range(*index.indices(len(self))))
         if isinstance(index, Sequence) or getattr(index, "ndim", 0) == 1:
@@ -198,7 +201,7 @@ class TrainingKafkaDataset(Dataset[Sample]):
         Sharing a tensor with another process moves its memory, so a view is good only for the address it was made at.
         """
         tensor = getattr(self, name)
-        if isinstance(tensor, BytesTensor):
+        if type(tensor) is BytesTensor:  # isinstance is slow on abstract classes
             return tensor
         address, view = self._views.get(name, (None, None))
         if address != tensor.data_ptr():

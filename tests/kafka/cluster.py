@@ -174,9 +174,14 @@ class Container(Cluster):
     """A broker in a container of testcontainers."""
 
     def __init__(self) -> None:
-        from testcontainers.kafka import KafkaContainer
+        try:
+            from testcontainers.community.kafka import KafkaContainer
+        except ImportError:  # before testcontainers 5
+            from testcontainers.kafka import KafkaContainer
 
         self._container = KafkaContainer().with_kraft()
+        for name in ("REPLICATION_FACTOR", "MIN_ISR"):  # one broker is all there is
+            self._container.with_env(f"KAFKA_TRANSACTION_STATE_LOG_{name}", "1")
         self._container.start()
         super().__init__(self._container.get_bootstrap_server())
 

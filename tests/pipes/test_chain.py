@@ -107,6 +107,13 @@ def test_workers_share_the_records_and_each_arrives_once(clicks, workers, start_
     assert sorted(found) == list(range(RECORDS))
 
 
+def test_persistent_workers_give_every_record_in_every_epoch(clicks):
+    loader = DataLoader(chain(clicks.bootstrap_servers), batch_size=7, num_workers=2, persistent_workers=True)
+
+    for _ in range(2):
+        assert sorted(int(value[0, 0]) for values, _ in loader for value in values) == list(range(RECORDS))
+
+
 def test_one_worker_gives_the_order_of_none(clicks):
     loader = DataLoader(chain(clicks.bootstrap_servers), batch_size=None, num_workers=1)
 

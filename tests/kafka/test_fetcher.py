@@ -1,0 +1,145 @@
+import gc
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from confluent_kafka import KafkaError, Message
+
+import kafkapipes.kafka.fetcher
+from kafkapipes import CorruptDataError, RangeParser, StalledError, TopicError
+from kafkapipes.kafka.config import ClientConfig
+from kafkapipes.kafka.fetcher import Fetcher
+from kafkapipes.ranges import OffsetRange
+from kafkapipes.report import RangeReport
+
+
+class ScriptedConsumer:
+    """Gives one list of messages after the other, and then nothing."""
+
+    def __init__(self, *fetches):
+        self.fetches = list(fetches)
+
+    def assign(self, partitions):
+        self.assigned = partitions
+
+    def consume(self, count, timeout):
+        return self.fetches.pop(0) if self.fetches else []
+
+    def unassign(self):
+        pass
+
+
+def record(offset, partition=0, topic="t"):
+    return Message(topic=topic, partition=partition, offset=offset, key=b"k", value=b"%d" % offset)
+
+
+def event(code, offset=-1001, text="why"):
+    return Message(topic="t", partition=0, offset=offset, value=text.encode(), error=KafkaError(code, text))
+
+
+def fetch(*fetches, start=0, end=3, assigned_before=0):
+    """The offsets that a read of t:0:start:end delivers when the client gives these lists of messages."""
+    account = RangeReport(OffsetRange("t", 0, start, end), 0, 100)
+    options = {"batch_records": 10, "stall_timeout_s": 0.2, "timestamps": False, "headers": False}
+    fetcher = Fetcher(ClientConfig("127.0.0.1:1", "g"), **options)
+    fetcher._consumer.close()
+    fetcher._consumer, fetcher._assigned = ScriptedConsumer(*fetches), assigned_before
+    return [int(offset) for batch in fetcher.fetch(account) for offset in batch.offsets]
+
+
+def test_records_and_the_end_of_the_log_may_come_together():
+    assert fetch([record(0), record(1), event(KafkaError._PARTITION_EOF, 3)]) == [0, 1]
+
+
+def test_an_end_of_log_before_new_records_does_not_end_the_range():
+    assert fetch([record(0), event(KafkaError._PARTITION_EOF, 1), record(1)], [record(2)]) == [0, 1, 2]
+
+
+def test_the_text_of_an_error_is_never_taken_for_a_value():
+    with pytest.raises(TopicError, match=r"reading t:0:0:3 at t:0@1: .*UNKNOWN"):
+        fetch([record(0)], [event(KafkaError.UNKNOWN_TOPIC_OR_PART)])
+
+
+def test_a_damaged_batch_ends_the_read_at_once():
+    with pytest.raises(CorruptDataError, match=r"t:0@0.*_BAD_MSG"):
+        fetch([event(KafkaError._BAD_MSG)], [record(0), record(1), record(2)])
+
+
+def test_a_group_that_may_not_be_joined_is_no_reason_to_stop():
+    assert fetch([event(KafkaError.GROUP_AUTHORIZATION_FAILED), record(0), record(1)], [record(2)]) == [0, 1, 2]
+
+
+def test_a_passing_error_is_the_cause_that_a_stall_names():
+    with pytest.raises(StalledError, match=r"t:0@1; last word of the client: _TRANSPORT: gone"):
+        fetch([record(0), event(KafkaError._TRANSPORT, text="gone")])
+
+
+@pytest.mark.parametrize("stale", [record(1, partition=1), record(1, topic="u")])
+def test_a_record_of_the_range_before_is_an_error_and_not_data(stale):
+    with pytest.raises(CorruptDataError, match=r"wanted records of t:0:0:3 only"):
+        fetch([record(0), stale], assigned_before=1)
+
+
+def test_a_record_that_comes_again_is_an_error_and_not_data():
+    with pytest.raises(CorruptDataError, match="counts twice"):
+        fetch([record(0), record(1)], [record(1), record(2)])
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_the_garbage_collector_is_left_as_it_was(collecting):
+    (gc.enable if collecting else gc.disable)()
+    try:
+        fetch([record(0)], [record(1), record(2)])
+        assert gc.isenabled() == collecting
+    finally:
+        gc.enable()
+
+
+def test_large_records_come_in_small_batches(embedded, monkeypatch):
+    monkeypatch.setattr(kafkapipes.kafka.fetcher, "BATCH_BYTES", 10_000)
+    monkeypatch.setattr(kafkapipes.kafka.fetcher, "FIRST_BATCH", 3)
+    embedded.fill("t", [(bytes(2500), None) for _ in range(20)])
+
+    batches = list(RangeParser("t:0:0:20").read_partitions(embedded.bootstrap_servers))
+
+    assert max(map(len, batches)) == 4
+    assert sum(map(len, batches)) == 20
+
+
+ABANDONED = """
+from kafkapipes import RangeParser
+batches = iter(RangeParser("t:0:0:1000").read_partitions({servers!r}, batch_records=10))
+print(len(next(batches)))
+"""
+
+
+def test_a_process_may_end_in_the_middle_of_a_read(embedded):
+    embedded.fill("t", [(b"a", None)] * 1000)
+    began = time.monotonic()
+
+    command = [sys.executable, "-c", ABANDONED.format(servers=embedded.bootstrap_servers)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "10\n", "")
+    assert time.monotonic() - began < 20  # most of it imports torch
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_fork_leaves_the_read_to_its_parent(embedded):
+    """In the child the inherited iterator is closed, which must neither hang, abort, nor take records away."""
+    embedded.fill("t", [(b"a", None)] * 1000)
+    batches = iter(RangeParser("t:0:0:1000").read_partitions(embedded.bootstrap_servers, batch_records=10))
+    offsets = list(next(batches).offsets)
+    child = os.fork()
+    if child == 0:
+        batches.close()
+        os._exit(0)
+
+    _, status = os.waitpid(child, 0)
+    offsets += [offset for batch in batches for offset in batch.offsets]
+
+    assert status == 0
+    assert offsets == list(range(1000))

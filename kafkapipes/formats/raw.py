@@ -3,6 +3,7 @@
 The record's value is the input, its key the label (Kafka-ML's RAW format: `array.tobytes()`).
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -225,6 +226,27 @@ class RawDecoder:
         return batch.select(np.flatnonzero(~wrong))
 
 
+def as_array(value: object) -> np.ndarray:
+    """An array of a value.
+
+    Raises:
+        ConfigError: NumPy cannot hold the value whole.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        raise ConfigError("wanted a whole array, found a masked one: its mask would be lost; fill it first")
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as exc:  # ragged lists, tensors that need a gradient, ...
+        raise ConfigError(f"wanted an array, found {type(value).__name__}: {str(exc).splitlines()[0]}") from None
+
+
+def kind_of(item: object) -> ElementType:
+    """The element type of a str, of bytes, or of an array."""
+    if isinstance(item, np.ndarray):
+        return element_type(item.dtype)
+    return Text() if isinstance(item, str) else Blob()
+
+
 def encode(value: object, kind: ElementType) -> bytes:
     """The bytes of one value: the inverse of decoding.
 
@@ -232,15 +254,24 @@ def encode(value: object, kind: ElementType) -> bytes:
         ConfigError: the value is not of the declared type, or would lose by the conversion.
     """
     if isinstance(kind, Text) and isinstance(value, str):
-        return value.encode()
+        return _utf8(value)
     if isinstance(kind, Blob) and isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
-    if not isinstance(kind, Numbers) or isinstance(value, str | bytes):
+    if not isinstance(kind, Numbers) or isinstance(value, str | bytes | bytearray | memoryview):
         raise ConfigError(f"wanted a value of type {type_name(kind)}, found {type(value).__name__}")
-    array = np.asarray(value)
-    if not np.can_cast(array.dtype, kind.dtype, "equiv") and not _same_after_cast(array, kind.dtype):
+    array = as_array(value)
+    if not array.size:
+        raise ConfigError(f"wanted at least one element, found shape {array.shape}")
+    if array.dtype.kind not in "biufc" or not _same_after_cast(array, kind.dtype):
         raise ConfigError(f"wanted a value of type {type_name(kind)}, found {array.dtype.name} that does not fit in it")
     return array.astype(kind.dtype, copy=False).tobytes()
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as exc:
+        raise ConfigError(f"wanted text that UTF-8 can hold, found a character that it cannot: {exc.reason}") from None
 
 
 def type_name(kind: ElementType) -> str:
@@ -280,5 +311,7 @@ def _is_utf8(data: bytes | memoryview) -> bool:
 
 
 def _same_after_cast(array: np.ndarray, dtype: np.dtype) -> bool:
-    with np.errstate(all="ignore"):
+    if np.can_cast(array.dtype, dtype, "equiv"):
+        return True
+    with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):  # complex → real warns
         return bool(np.array_equal(array.astype(dtype).astype(array.dtype), array, equal_nan=array.dtype.kind in "fc"))

@@ -12,7 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from kafkapipes.control import ControlMessage
 from kafkapipes.errors import ConfigError, DeliveryError
-from kafkapipes.formats.raw import ElementType, Numbers, element_type, encode, type_name
+from kafkapipes.formats.raw import ElementType, Numbers, as_array, element_type, encode, kind_of, type_name
 from kafkapipes.kafka.config import ClientConfig
 from kafkapipes.kafka.failures import Complaints, describe, failure_of
 from kafkapipes.kafka.offsets import LogReader
@@ -88,7 +88,8 @@ class KafkaSink:
         self.topic = topic
         self._client = ClientConfig(bootstrap_servers, "kafkapipes", config)
         self._description = description
-        self._kinds = [data_type and element_type(data_type), label_type and element_type(label_type)]
+        names = (data_type, label_type)
+        self._kinds: list[ElementType | None] = [element_type(name) if name else None for name in names]
         self._shapes: list[tuple[int, ...] | None] = [None, None]
         self._labelled: bool | None = None
         with LogReader(self._client, connect_timeout_s, may_create=True) as reader:
@@ -112,9 +113,11 @@ class KafkaSink:
     def send(self, value: Any, label: Any = None) -> None:
         """Publish one sample: an array, a number, a str or bytes; without a label the key is null."""
         self._check_usable()
-        self._learn(value, label)
+        if self._labelled not in (None, label is not None):
+            raise ConfigError(f"{self._name(0)}: either all samples have a label or none has")
         encoded = self._encode(0, value)
         key = None if label is None else self._encode(1, label)
+        self._labelled = label is not None
         stretch = self._stretch()
         while True:
             try:
@@ -129,9 +132,9 @@ class KafkaSink:
 
     def send_batch(self, values: Any, labels: Any = None) -> None:
         """Publish many samples: values [B, *shape] and labels [B] or [B, *shape], or lists of the same length."""
+        values, labels = _rows(values), None if labels is None else _rows(labels)
         if labels is not None and len(labels) != len(values):
             raise ConfigError(f"wanted a label for each value, found {len(values)} values and {len(labels)} labels")
-        values, labels = _rows(values), None if labels is None else _rows(labels)
         for row in range(len(values)):
             self.send(values[row], None if labels is None else labels[row])
 
@@ -189,30 +192,21 @@ class KafkaSink:
     def __repr__(self) -> str:
         return f"KafkaSink({self.topic!r}, {sum(item.sent for item in self._stretches)} sent)"
 
-    def _learn(self, value: Any, label: Any) -> None:
-        """Take types and shapes from the first sample; every later one must agree."""
-        if self._labelled is None:
-            self._labelled = label is not None
-        if self._labelled != (label is not None):
-            raise ConfigError(f"{self._name(0)}: either all samples have a label or none has")
-        for place, item in enumerate((value, label)):
-            if item is None:
-                continue
-            shape = np.shape(item) if not isinstance(item, str | bytes) else ()
-            if self._kinds[place] is None:
-                self._kinds[place] = _inferred(item)
-            if self._shapes[place] is None:
-                self._shapes[place] = shape
-            if shape != self._shapes[place]:
-                raise ConfigError(
-                    f"{self._name(place)} has shape {shape}, wanted {self._shapes[place]} as the first one has"
-                )
-
     def _encode(self, place: int, item: Any) -> bytes:
+        """The bytes of a value (place 0) or a label (1). The first one tells type and shape, the others must agree."""
         try:
-            return encode(item, self._kinds[place])  # type: ignore[arg-type]  # learnt
+            if not isinstance(item, str | bytes | bytearray | memoryview):
+                item = as_array(item)
+            kind = self._kinds[place] or kind_of(item)
+            encoded = encode(item, kind)
         except ConfigError as exc:
             raise ConfigError(f"{self._name(place)}: {exc}") from None
+        shape = item.shape if isinstance(item, np.ndarray) else ()
+        wanted = self._shapes[place]
+        if wanted not in (None, shape):
+            raise ConfigError(f"{self._name(place)} has shape {shape}, wanted {wanted} as the first one has")
+        self._kinds[place], self._shapes[place] = kind, shape
+        return encoded
 
     def _stretch(self) -> _Stretch:
         """Where the next record goes."""
@@ -264,13 +258,11 @@ class KafkaSink:
 
 def _rows(items: Any) -> Any:
     """Rows that can be taken by index: lists as they are, anything else as an array."""
-    return items if isinstance(items, list | tuple) else np.asarray(items)
-
-
-def _inferred(item: Any) -> ElementType:
-    if isinstance(item, str):
-        return element_type("string")
-    return element_type("bytes" if isinstance(item, bytes | bytearray) else np.asarray(item).dtype)
+    if isinstance(items, list | tuple):
+        return items
+    if isinstance(items, str | bytes) or np.ndim(as_array(items)) == 0:
+        raise ConfigError(f"wanted many samples, found {type(items).__name__}: send() takes a single one")
+    return as_array(items)
 
 
 def _name_of(kind: Any) -> str | None:

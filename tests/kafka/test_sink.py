@@ -165,7 +165,7 @@ def test_a_closed_sink_takes_nothing_more(digits):
         ((np.zeros(3), 1), (np.zeros(3), None), "either all samples have a label or none has"),
         ((np.zeros(3), 1), ("text", 1), r"value 1 .*"),
         ((np.zeros(3, np.uint8), 1), (np.full(3, 300), 1), "does not fit"),
-        (("a", 1), (7, 1), "wanted a value of type string, found int"),
+        (("a", 1), (7, 1), "wanted a value of type string, found ndarray"),
     ],
 )
 def test_a_sample_that_is_not_like_the_first_is_refused(digits, first, second, text):
@@ -173,6 +173,47 @@ def test_a_sample_that_is_not_like_the_first_is_refused(digits, first, second, t
         sink.send(*first)
         with pytest.raises(ConfigError, match=text):
             sink.send(*second)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, np.zeros((0,)), np.zeros((3, 0)), [], [[1], [1, 2]], np.array([object()]), 
+        torch.ones(2, requires_grad=True),
+        np.ma.masked_array([1, 2], [0, 1]), np.array(["a"]), np.datetime64("2026-01-01"), object(), {"a": 1}, "\ud800",
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_what_cannot_be_sent_whole_is_refused_and_changes_nothing(digits, value):
+    with KafkaSink("digits", digits.bootstrap_servers) as sink:
+        with pytest.raises(ConfigError, match="value 0 for digits"):
+            sink.send(value)
+        sink.send(np.float32([7]))
+
+    assert read(digits, sink).values.tolist() == [[7.0]]
+
+
+@pytest.mark.parametrize("values", ["text", b"bytes", 7, np.float32(7), torch.tensor(7), None, object()])
+def test_a_batch_must_be_many_samples(digits, values):
+    with KafkaSink("digits", digits.bootstrap_servers) as sink, pytest.raises(ConfigError, match="wanted"):
+        sink.send_batch(values)
+
+
+def test_an_empty_batch_sends_nothing(digits):
+    with KafkaSink("digits", digits.bootstrap_servers) as sink:
+        sink.send_batch(np.zeros((0, 3)), np.zeros(0))
+        sink.send_batch([])
+        sink.send(b"one")
+
+    assert sink.control_message.total_msg == 1
+
+
+def test_arrays_that_are_not_contiguous_are_sent_as_they_read(digits):
+    values = np.arange(24, dtype=np.int32).reshape(4, 6)[:, ::2].T
+    with KafkaSink("digits", digits.bootstrap_servers) as sink:
+        sink.send_batch(values)
+
+    np.testing.assert_array_equal(read(digits, sink).values, values)
 
 
 def test_values_and_labels_must_be_of_one_length(digits):

@@ -1,6 +1,8 @@
 """Decoded samples as columns: values, labels and where each row came from. Pure (NumPy)."""
 
 import math
+import operator
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -82,18 +84,29 @@ def parse_shape(shape: str | Sequence[int] | int | None) -> Shape | None:
         return None
     rule = "wanted whole numbers above 0 such as '28 28' or (28, 28), one of which may be -1"
     try:
-        parts = shape.split() if isinstance(shape, str) else [shape] if isinstance(shape, int) else list(shape)
-        numbers = tuple(int(part) for part in parts)
+        numbers = tuple(_dimensions(shape))
     except (TypeError, ValueError):
         raise ConfigError(f"the shape is {shape!r}, {rule}") from None
     sensible = all(number > 0 or number == -1 for number in numbers) and numbers.count(-1) <= 1
-    if not numbers or not sensible or any(isinstance(part, float | bool) for part in parts):
+    if not numbers or not sensible:
         raise ConfigError(f"the shape is {shape!r}, {rule}")
     if len(numbers) > MAX_DIMENSIONS or abs(math.prod(numbers)) > MAX_ELEMENTS:
         raise ConfigError(
             f"the shape is {shape!r}, wanted at most {MAX_DIMENSIONS} dimensions and {MAX_ELEMENTS} elements"
         )
     return numbers
+
+
+def _dimensions(shape: Any) -> list[int]:
+    """The numbers of a shape; TypeError or ValueError for what is none."""
+    if isinstance(shape, str):
+        if not re.fullmatch(r"[-0-9 \t]+", shape):
+            raise ValueError
+        return [int(part) for part in shape.split()]
+    parts = shape if isinstance(shape, list | tuple) else [shape]
+    if any(isinstance(part, bool) for part in parts):
+        raise TypeError
+    return [operator.index(part) for part in parts]
 
 
 def elements_of(shape: Shape | None) -> int | None:

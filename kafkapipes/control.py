@@ -14,7 +14,7 @@ from kafkapipes.formats import FORMATS
 from kafkapipes.formats.raw import RawFormat
 from kafkapipes.ranges import OffsetRange, parse_ranges
 
-MAX_JSON_BYTES = 65_536  # a control message names ranges; a larger text is not one
+MAX_JSON_BYTES = 1_000_000  # about what a Kafka record holds by default; a larger text is no control message
 
 
 @dataclass(frozen=True)

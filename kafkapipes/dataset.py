@@ -145,7 +145,8 @@ class TrainingKafkaDataset(Dataset[Sample]):
         self.values = _tensor(_nothing(layout.data_type, layout.data_shape) if values is None else values)
         self.labels = None
         if layout.label_type is not None:
-            self.labels = _tensor(_nothing(layout.label_type, layout.label_shape or (1,)) if labels is None else labels)
+            shape = () if elements_of(layout.label_shape) in (None, 1) else layout.label_shape
+            self.labels = _tensor(_nothing(layout.label_type, shape) if labels is None else labels)
         self._length = len(self.values)  # a tensor is slow to say
         self.transform = transform
         self.label_transform = label_transform
@@ -248,8 +249,9 @@ def _nothing(type_name: str, shape: Shape | None) -> Column:
     kind = element_type(type_name)
     if not isinstance(kind, Numbers):
         return kind.view(BytesColumn.from_list([]))
-    row = () if shape == (1,) else tuple(max(number, 0) for number in shape or (0,))
-    return np.empty((0, *row), kind.dtype.newbyteorder("="))
+    return np.empty(
+        (0, *(max(number, 0) for number in ((0,) if shape is None else shape))), kind.dtype.newbyteorder("=")
+    )
 
 
 def _tensor(column: Column) -> "torch.Tensor | BytesTensor":

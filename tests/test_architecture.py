@@ -9,7 +9,8 @@ import kafkapipes
 
 PACKAGE = Path(kafkapipes.__file__).parent
 LADDER = [
-    "errors", "ranges", "report", "progress", "records", "arrays", "formats.raw", "formats", "control", "kafka.config",
+    "errors", "options", "ranges", "report", "progress", "records", "arrays",
+    "formats.raw", "formats", "control", "kafka.config",
     "kafka.failures", "kafka.offsets", "kafka.fetcher", "kafka.sink", "pipes.parser", "pipes.reader", "pipes.decoder",
     "pipes.reshaper", "pipes.transformer", "dataset", "testing",
 ]  # fmt: skip

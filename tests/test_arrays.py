@@ -61,6 +61,11 @@ def test_a_shape_is_read_from_text_or_numbers(text, shape):
         (2**40,),
         {"a": 1},
         object(),
+        b"4",
+        "2_2",
+        "\uff12 \uff12",
+        {2, 3},
+        (np.float32(2.7), 2),
     ],
 )
 def test_a_senseless_shape_is_refused(text):

@@ -12,8 +12,6 @@ from kafkapipes.errors import ConfigError
 
 # A range is data, not a subscription: nothing is committed, nothing is skipped, every stored batch is checked.
 SAFE_CONSUMER: dict[str, object] = {
-    "auto.offset.reset": "error",  # anything else continues elsewhere in silence
-    "enable.partition.eof": True,  # the only sign that a range's tail holds no more records
     "check.crcs": True,  # off by default, and then a flipped bit is delivered as good
     "isolation.level": "read_committed",
     "allow.auto.create.topics": False,
@@ -26,14 +24,21 @@ SAFE_CONSUMER: dict[str, object] = {
     "queued.min.messages": 100_000,
     "max.poll.interval.ms": 86_400_000,  # a slow training step is no fault of an assigned consumer
 }
-FORCED_CONSUMER: dict[str, object] = {"enable.auto.commit": False, "enable.auto.offset.store": False}
+# Without these a range could end early, or a group move, in silence.
+FORCED_CONSUMER: dict[str, object] = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "enable.partition.eof": True,
+    "auto.offset.reset": "error",
+}
+# Without these a retry could double or reorder records, or one that failed go unnoticed.
+FORCED_PRODUCER: dict[str, object] = {"enable.idempotence": True, "delivery.report.only.error": False}
 # Besides, by default, asking for a topic that does not exist would create it.
 SAFE_ADMIN: dict[str, object] = {
     "socket.keepalive.enable": True,
     "reconnect.backoff.ms": 20,  # a first connection is put off by half of it: 50 ms by default
 }
 SAFE_PRODUCER: dict[str, object] = {
-    "enable.idempotence": True,  # a retry neither doubles nor reorders
     "linger.ms": 20,
     "compression.type": "none",
     "queue.buffering.max.kbytes": 131_072,
@@ -54,6 +59,7 @@ _PLAIN_WORDS = {
     "true", "false", "none", "error", "earliest", "latest", "read_committed", "read_uncommitted",
     "gzip", "snappy", "lz4", "zstd", "all", "https",
 }  # fmt: skip
+_SECRET_WORDS = ("password", "secret", "token", "username", "jaas", "oauth", "key.pem", "key.location", "assertion")
 _LEFT_OUT = "<left out when pickled>"
 
 client_logger = logging.getLogger("kafkapipes.client")  # librdkafka's own log lines go here,
@@ -77,10 +83,15 @@ class ClientConfig:
         self.servers = _server_text(servers)
         self.group_id = _checked_group(group_id)
         self._properties = _checked_properties(properties or {})
+        self._secrets: set[str] = set()
+        self._others: set[str] = set()
+        self._note_values(self._properties)
+        self._check_forced(FORCED_CONSUMER)
 
     def consumer(self) -> dict[str, object]:
         """The properties of a range reader."""
         own = {"bootstrap.servers": self.servers, "group.id": self.group_id}
+        self._check_forced(FORCED_CONSUMER)
         return {**SAFE_CONSUMER, **self._resolved(), **FORCED_CONSUMER, **own}
 
     def admin(self, may_create: bool = False) -> dict[str, object]:
@@ -89,13 +100,14 @@ class ClientConfig:
 
     def producer(self) -> dict[str, object]:
         """The properties of a sink."""
-        return self._without_consumer_properties(SAFE_PRODUCER)
+        self._check_forced(FORCED_PRODUCER)
+        return self._without_consumer_properties({**SAFE_PRODUCER, **FORCED_PRODUCER})
 
     @property
     def reads_committed(self) -> bool:
         """Whether records of open and aborted transactions are held back."""
         level = _call_provider("isolation.level", self._properties.get("isolation.level", "read_committed"))
-        return level == "read_committed"
+        return str(level).lower() == "read_committed"  # the client does not mind the case either
 
     @property
     def error_callback(self) -> Callable[[object], object] | None:
@@ -108,9 +120,15 @@ class ClientConfig:
         return self._properties.get("logger", client_logger)
 
     def scrub(self, text: str) -> str:
-        """`text` with every value of the user's properties masked, and control characters escaped."""
-        for secret in sorted(self._secrets(), key=len, reverse=True):
-            text = text.replace(secret, "***")
+        """`text` without the values of the user's properties, and with control characters escaped.
+
+        A secret is masked wherever it stands. Another value is masked in quotes, as the client repeats what it
+        refuses: a secret may have been put into the wrong property.
+        """
+        for value in sorted(self._secrets, key=len, reverse=True):
+            text = text.replace(value, "***")
+        for value in self._others:
+            text = text.replace(f'"{value}"', '"***"').replace(f"`{value}`", "`***`")
         return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
 
     def __repr__(self) -> str:
@@ -129,16 +147,28 @@ class ClientConfig:
                 f"the values of {', '.join(gone)} were left out when this object was pickled; give a callable that "
                 "fetches the value, such as functools.partial(os.getenv, 'NAME'), or pass the config again"
             )
-        return {key: _call_provider(key, value) for key, value in self._properties.items()}
+        resolved = {key: _call_provider(key, value) for key, value in self._properties.items()}
+        self._note_values(resolved)
+        return resolved
 
     def _without_consumer_properties(self, defaults: dict[str, object]) -> dict[str, object]:
         common = {key: value for key, value in self._resolved().items() if not key.startswith(_CONSUMER_ONLY)}
         return {**defaults, **common, "bootstrap.servers": self.servers}
 
-    def _secrets(self) -> set[str]:
-        values = (_call_provider(key, value) for key, value in self._properties.items())
-        texts = {value for value in values if isinstance(value, str)}
-        return {text for text in texts if len(text) > 2 and text.lower() not in _PLAIN_WORDS and not text.isdigit()}
+    def _note_values(self, properties: Mapping[str, object]) -> None:
+        """Remember what `scrub` has to mask: what was typed, and what a callable fetched when a client was made."""
+        for key, value in properties.items():
+            if isinstance(value, str | int) and not isinstance(value, bool) and value != _LEFT_OUT:
+                secret = any(word in key for word in _SECRET_WORDS)
+                if len(str(value)) > 2 and (secret or str(value).lower() not in _PLAIN_WORDS):
+                    (self._secrets if secret else self._others).add(str(value))
+
+    def _check_forced(self, forced: Mapping[str, object]) -> None:
+        for key, value in forced.items():
+            if key in self._properties and str(self._properties[key]).lower() != str(value).lower():
+                raise ConfigError(
+                    f"config sets {key}, wanted {value!r}: records could be lost or doubled in silence; leave it out"
+                )
 
 
 def _call_provider(key: str, value: object) -> object:
@@ -153,16 +183,26 @@ def _call_provider(key: str, value: object) -> object:
 
 
 def _server_text(servers: str | Sequence[str]) -> str:
-    listed = [servers] if isinstance(servers, str) else list(servers)
+    listed = [servers] if isinstance(servers, str) else list(servers) if isinstance(servers, list | tuple) else []
     if not listed or not all(isinstance(item, str) and item.strip() for item in listed):
         raise ConfigError(f"bootstrap_servers is {servers!r}, wanted 'host:port' or a list of them")
-    return ",".join(item.strip() for item in listed)
+    text = ",".join(item.strip() for item in listed)
+    _check_text("bootstrap_servers", text)
+    return text
 
 
 def _checked_group(group_id: object) -> str:
-    if not isinstance(group_id, str) or not group_id:
+    # The client aborts the whole process on a group that is blank or no UTF-8.
+    if not isinstance(group_id, str) or not group_id.strip():
         raise ConfigError(f"group_id is {group_id!r}, wanted a name; nothing is committed under it")
+    _check_text("group_id", group_id)
     return group_id
+
+
+def _check_text(name: str, text: str, show: bool = True) -> None:
+    """Raise unless the client's C library can hold a text."""
+    if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
+        raise ConfigError(f"{name} {f'is {text!r}' if show else 'holds a character'} that UTF-8 or C cannot hold")
 
 
 def _checked_properties(properties: Mapping[str, object]) -> dict[str, object]:
@@ -170,9 +210,15 @@ def _checked_properties(properties: Mapping[str, object]) -> dict[str, object]:
         raise ConfigError("config is not a dictionary from property names to values")
     if own := [key for key in OWN_PROPERTIES if key in properties]:
         raise ConfigError(f"config holds {', '.join(own)}: pass it as an argument (bootstrap_servers, group_id)")
-    if "enable.partition.eof" in properties and str(properties["enable.partition.eof"]).lower() != "true":
-        raise ConfigError("config turns enable.partition.eof off, without which the end of a range cannot be seen")
-    for key in FORCED_CONSUMER:
-        if key in properties and str(properties[key]).lower() != "false":
-            raise ConfigError(f"config turns {key} on: reading a range commits nothing; leave it out")
+    if "default.topic.config" in properties:
+        raise ConfigError(
+            "config holds default.topic.config, which could turn safe settings off: name its properties directly"
+        )
+    if not callable(getattr(properties.get("logger", client_logger), "log", None)):
+        raise ConfigError("config holds a logger without a method log(level, template, *parts)")
+    for key, value in properties.items():
+        if isinstance(value, str):
+            _check_text(f"the property {key}", value, show=False)
+        elif not isinstance(value, int | float) and not callable(value) and key != "logger":
+            raise ConfigError(f"the property {key} is a {type(value).__name__}, wanted a text, a number or a callable")
     return dict(properties)

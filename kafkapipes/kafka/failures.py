@@ -1,6 +1,7 @@
 """librdkafka's error codes → our errors, in one table. Classified by code; a text is only passed on."""
 
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
@@ -111,7 +112,8 @@ class Complaints:
         line = self._config.scrub(template % parts)
         if parts[0] == "FAIL":
             self._last_failure = line.partition("]: ")[2]
-        self._config.logger.log(level, "%s", line)
+        with suppress(Exception):  # raised in here it would leave the client waiting for ever
+            self._config.logger.log(level, "%s", line)
 
     def clear(self) -> None:
         """Forget all."""

@@ -126,13 +126,14 @@ class Fetcher:
 
     def _split(self, messages: list[Message], progress: RangeProgress) -> tuple[list[Message], int | None]:
         """The records, and the offset at which the broker says that the log ends, if it does."""
-        records, end_of_log = [], None
+        records, end_of_log, item = [], None, progress.account.range
         for message in messages:
             error = message.error()
             if error is None:
                 records.append(message)
             elif error.code() == KafkaError._PARTITION_EOF:
-                end_of_log = message.offset()
+                if (message.topic(), message.partition()) == (item.topic, item.partition):
+                    end_of_log = message.offset()
             elif error.code() in TERMINAL:
                 raise failure(error, self._where(progress), self._config)
             elif error.code() not in HARMLESS:

@@ -4,8 +4,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -20,7 +19,7 @@ from kafkapipes.errors import (
     TopicError,
 )
 from kafkapipes.kafka.config import ClientConfig
-from kafkapipes.kafka.failures import Complaints, failure, failure_of
+from kafkapipes.kafka.failures import Complaints, describe, failure, failure_of
 from kafkapipes.ranges import AtTime, Last, OffsetRange, Symbol
 from kafkapipes.report import RangeReport, ReadReport
 
@@ -30,7 +29,9 @@ _SLICE_S = 0.8  # one blocking call of the client at the most: Ctrl-C is seen be
 _FIRST_SLICE_S = 0.01  # a client that connects meanwhile notices only in its next call
 _CREATION_S = 5.0  # a topic that the cluster makes on first use is there by then
 OffsetSpec: Any = _OffsetSpec  # its methods carry no types
+_NO_SUCH_TIME = -1  # the broker's answer where no record is at or after a time
 Partition = tuple[str, int]
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +184,9 @@ class LogReader:
     def logs(self, partitions: set[Partition]) -> dict[Partition, PartitionLog]:
         """Log start, last stable offset and high watermark of each partition."""
         committed, uncommitted = IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED
-        asked = [
-            self._ask(partitions, OffsetSpec.earliest(), uncommitted),
-            self._ask(partitions, OffsetSpec.latest(), committed),
-            self._ask(partitions, OffsetSpec.latest(), uncommitted),
-        ]
-        low, stable, high = [self._answers(question) for question in asked]
+        low = self._offsets(partitions, OffsetSpec.earliest(), uncommitted)
+        stable = self._offsets(partitions, OffsetSpec.latest(), committed)
+        high = self._offsets(partitions, OffsetSpec.latest(), uncommitted)
         return {key: PartitionLog(low[key], stable[key], high[key]) for key in partitions}
 
     def offsets_at(self, ranges: list[OffsetRange]) -> dict[tuple[str, int, int], int]:
@@ -203,7 +201,7 @@ class LogReader:
         for milliseconds, partitions in wanted.items():
             spec = OffsetSpec.for_timestamp(milliseconds)
             level = IsolationLevel.READ_COMMITTED if self._config.reads_committed else IsolationLevel.READ_UNCOMMITTED
-            for (topic, partition), offset in self._answers(self._ask(partitions, spec, level)).items():
+            for (topic, partition), offset in self._offsets(partitions, spec, level, lowest=_NO_SUCH_TIME).items():
                 found[topic, partition, milliseconds] = offset
         return found
 
@@ -218,33 +216,53 @@ class LogReader:
 
         return self._retry(ask, f"asking for topic {topic}")
 
-    def _ask(self, partitions: set[Partition], spec: Any, level: IsolationLevel) -> dict[Partition, Future[Any]]:
-        request = {TopicPartition(topic, partition): spec for topic, partition in partitions}
-        left_s = max(self._deadline - time.monotonic(), 0.1)
-        futures = self._client().list_offsets(request, isolation_level=level, request_timeout=left_s)
-        return {(key.topic, key.partition): future for key, future in futures.items()}
+    def _offsets(
+        self, partitions: set[Partition], spec: Any, level: IsolationLevel, lowest: int = 0
+    ) -> dict[Partition, int]:
+        """The offset of each partition; asked again where the connection broke or the leader moved.
 
-    def _answers(self, futures: dict[Partition, Future[Any]]) -> dict[Partition, int]:
-        answers = {}
-        for (topic, partition), future in futures.items():
-            where = f"asking for the offsets of {topic}:{partition}"
-            answers[topic, partition] = self._retry(partial(_result, future), where).offset
-        return answers
+        A broken connection may look like an answer, with an offset below `lowest` (librdkafka's OFFSET_INVALID).
+        """
+        answers: dict[Partition, int] = {}
+        asked: dict[Partition, Future[Any]] = {}
 
-    def _retry(self, ask: Callable[[float], Any], where: str) -> Any:
+        def ask(timeout_s: float) -> dict[Partition, int] | None:
+            if missing := partitions - answers.keys() - asked.keys():
+                request = {TopicPartition(topic, partition): spec for topic, partition in missing}
+                left_s = max(self._deadline - time.monotonic(), 0.1)
+                futures = self._client().list_offsets(request, isolation_level=level, request_timeout=left_s)
+                asked.update({(key.topic, key.partition): future for key, future in futures.items()})
+            until = time.monotonic() + timeout_s
+            for key in list(asked):
+                try:
+                    offset = asked[key].result(max(0.0, until - time.monotonic())).offset
+                except TimeoutError:
+                    continue
+                except KafkaException:
+                    del asked[key]
+                    raise
+                del asked[key]
+                if offset >= lowest:
+                    answers[key] = offset
+            return answers if len(answers) == len(partitions) else None
+
+        names = sorted(f"{topic}:{partition}" for topic, partition in partitions)
+        return self._retry(ask, f"asking for the offsets of {', '.join(names[:5])}{', ...' if names[5:] else ''}")
+
+    def _retry(self, ask: Callable[[float], Answer | None], where: str) -> Answer:
         """Ask in short slices until an answer comes, a lasting error shows, or the deadline passes."""
-        slice_s = _FIRST_SLICE_S
+        slice_s, last = _FIRST_SLICE_S, ""
         while True:
             began = time.monotonic()
             if began >= self._deadline:
-                raise self._unreachable(where)
+                raise self._unreachable(where, last)
             try:
                 answer = ask(min(self._deadline - began, slice_s))
             except KafkaException as exc:
                 error = failure_of(exc, where, self._config)
                 if exc.args[0].code() not in _RETRIED:
                     raise error from None
-                answer = None
+                answer, last = None, describe(exc.args[0])
             if answer is not None:
                 return answer
             self._client().poll(0)  # only now does the client say why
@@ -253,8 +271,8 @@ class LogReader:
             time.sleep(max(0.0, min(began + slice_s, self._deadline) - time.monotonic()))
             slice_s = min(2 * slice_s, _SLICE_S)
 
-    def _unreachable(self, where: str) -> KafkaPipesError:
-        cause = self._complaints.last or "no broker answered"
+    def _unreachable(self, where: str, last: str) -> KafkaPipesError:
+        cause = self._complaints.last or last or "no broker answered"
         return ConnectError(
             self._config.scrub(
                 f"{where}: no answer from {self._config.servers} within {self._timeout_s:g} s; {cause}; check "
@@ -269,18 +287,15 @@ class LogReader:
 
 
 # While a topic is created or a leader elected these pass; a connection that fails is tried again too.
-_PASSING = {KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION}
+_PASSING = {
+    KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.REPLICA_NOT_AVAILABLE,
+    KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH, KafkaError.OFFSET_NOT_AVAILABLE,
+    KafkaError.KAFKA_STORAGE_ERROR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError._NOENT,
+}  # fmt: skip
 _RETRIED = _PASSING | {
     KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE,
     KafkaError._WAIT_COORD, KafkaError.REQUEST_TIMED_OUT, KafkaError._TIMED_OUT_QUEUE, KafkaError.NETWORK_EXCEPTION,
 }  # fmt: skip
-
-
-def _result(future: "Future[Any]", timeout_s: float) -> Any:
-    try:
-        return future.result(timeout_s)
-    except TimeoutError:
-        return None
 
 
 def _listed(partitions: list[int]) -> str:

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from kafkapipes.arrays import parse_shape
 from kafkapipes.control import ControlMessage
 from kafkapipes.errors import ConfigError, DeliveryError
 from kafkapipes.formats.raw import ElementType, Numbers, as_array, element_type, encode, kind_of, type_name
 from kafkapipes.kafka.config import ClientConfig
 from kafkapipes.kafka.failures import Complaints, describe, failure_of
 from kafkapipes.kafka.offsets import LogReader
+from kafkapipes.options import check_seconds
 from kafkapipes.ranges import OffsetRange, format_ranges
 
 STRETCH = 65_536  # records that go to one partition before the next has its turn
@@ -85,7 +87,11 @@ class KafkaSink:
         connect_timeout_s: float = 30.0,
         delivery_timeout_s: float = 120.0,
     ) -> None:
-        self.topic = topic
+        self.topic = OffsetRange(topic, 0, 0, 0).topic  # which checks it
+        check_seconds("connect_timeout_s", connect_timeout_s)
+        check_seconds("delivery_timeout_s", delivery_timeout_s)
+        if "message.timeout.ms" in (config or {}):
+            raise ConfigError("config holds message.timeout.ms: pass it as delivery_timeout_s")
         self._client = ClientConfig(bootstrap_servers, "kafkapipes", config)
         self._description = description
         names = (data_type, label_type)
@@ -202,6 +208,7 @@ class KafkaSink:
         except ConfigError as exc:
             raise ConfigError(f"{self._name(place)}: {exc}") from None
         shape = item.shape if isinstance(item, np.ndarray) else ()
+        parse_shape(shape or None)  # what cannot be announced is not sent
         wanted = self._shapes[place]
         if wanted not in (None, shape):
             raise ConfigError(f"{self._name(place)} has shape {shape}, wanted {wanted} as the first one has")

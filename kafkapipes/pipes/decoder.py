@@ -17,7 +17,7 @@ class ByteDecoder(IterDataPipe[ArrayBatch]):
         batches: batches of records
         data_type: a NumPy bool or number, byte order allowed (`">f4"`), or "string" (UTF-8), or "bytes"
         label_type: the same for the key; None where there are no labels
-        data_elements: elements per value; None takes those of the first record for all
+        data_elements: elements per value; None takes those of the first record for all (in each DataLoader worker)
         label_elements: the same for labels
         on_error: what to do with a record of the wrong size: "raise", or "skip" and report it
         tombstone: the same for a record without a value
@@ -57,6 +57,7 @@ class ByteDecoder(IterDataPipe[ArrayBatch]):
     def __iter__(self) -> Iterator[ArrayBatch]:
         decoder = self._decoder
         for batch in self._source:
+            batch = decoder.without_nulls(batch)
             decoder = decoder.sized_by(batch)
             arrays = decoder.decode(batch)
             if len(arrays):

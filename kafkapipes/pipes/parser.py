@@ -33,8 +33,10 @@ class RangeParser(IterDataPipe[OffsetRange]):
         self._sources: Iterable[Source]
         if isinstance(source, str | Mapping | ControlMessage | OffsetRange):
             self._sources = _ranges_of(source)  # parsed now: a mistake shows where it is written
-        else:
+        elif isinstance(source, Iterable):
             self._sources = source
+        else:
+            raise RangeError(f"wanted ranges as text, a control message or an iterable of them, found {source!r}")
 
     def __iter__(self) -> Iterator[OffsetRange]:
         for item in self._sources:

@@ -7,10 +7,10 @@ from torch import distributed
 from torch.utils.data import IterDataPipe, functional_datapipe
 
 from kafkapipes.errors import ConfigError, RangeError
-from kafkapipes.formats.raw import check_choice
 from kafkapipes.kafka.config import ClientConfig
 from kafkapipes.kafka.fetcher import Fetcher
 from kafkapipes.kafka.offsets import ON_DATA_LOSS, ON_SHORT, plan_ranges
+from kafkapipes.options import check_choice, check_count, check_seconds
 from kafkapipes.ranges import OffsetRange
 from kafkapipes.records import RecordBatch
 from kafkapipes.report import ReadReport
@@ -68,9 +68,9 @@ class PartitionReader(IterDataPipe[RecordBatch]):
     ) -> None:
         check_choice("on_data_loss", on_data_loss, ON_DATA_LOSS)
         check_choice("on_short", on_short, ON_SHORT)
-        _check_positive("batch_records", batch_records, 1_000_000)  # librdkafka's bound on one call
-        _check_positive("connect_timeout_s", connect_timeout_s, 86_400)
-        _check_positive("stall_timeout_s", stall_timeout_s, 86_400)
+        check_count("batch_records", batch_records, 1_000_000)  # librdkafka's bound on one call
+        check_seconds("connect_timeout_s", connect_timeout_s)
+        check_seconds("stall_timeout_s", stall_timeout_s)
         # Attribute names differ from the arguments': torch adds the repr of same-named ones to every error.
         self._source = ranges
         self._client = ClientConfig(bootstrap_servers, group_id, config)
@@ -114,6 +114,11 @@ class PartitionReader(IterDataPipe[RecordBatch]):
         self._share = (num_of_instances, instance_id)
 
     def __iter__(self) -> Iterator[RecordBatch]:
+        if self._share[0] > 1 and self._planning["on_short"] == "wait":
+            raise ConfigError(
+                "on_short is 'wait' with several workers, wanted one: another's share may begin where the log does not "
+                "reach yet; read with num_workers=0 or 1"
+            )
         self.report = self.plan().share(*self._share)
         with Fetcher(self._client, **self._fetching) as fetcher:
             for account in self.report:
@@ -122,7 +127,10 @@ class PartitionReader(IterDataPipe[RecordBatch]):
     def _listed(self) -> list[OffsetRange]:
         """The ranges asked for, taken from the source once: it may be good for one pass only."""
         if self._wanted is None:
-            self._wanted = list(self._source)
+            wanted = list(self._source)
+            if strange := [item for item in wanted if not isinstance(item, OffsetRange)]:
+                raise RangeError(f"wanted OffsetRanges, found {strange[0]!r}: parse a text by RangeParser")
+            self._wanted = wanted
         return self._wanted
 
     def __repr__(self) -> str:
@@ -131,8 +139,3 @@ class PartitionReader(IterDataPipe[RecordBatch]):
 
 def _several_ranks() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-
-
-def _check_positive(name: str, value: float, most: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
-        raise ConfigError(f"{name} is {value!r}, wanted a number above 0 and up to {most}")

@@ -27,6 +27,7 @@ def batch(values, keys=None, first=100):
 
 def decode(records, data_type, label_type=None, elements=None, **policies):
     decoder = RawDecoder(element_type(data_type, elements), label_type and element_type(label_type), **policies)
+    records = decoder.without_nulls(records)
     return decoder.sized_by(records).decode(records)
 
 
@@ -133,6 +134,18 @@ def test_a_null_key_is_an_error_or_is_skipped():
     assert records.account.skipped == {"null_key": 1}
 
 
+def test_a_record_that_a_policy_drops_does_not_tell_the_size():
+    keys = [b"long-key", b"1", b"2"]
+    assert decode(batch([None, b"ab", b"cd"], keys), "uint8", "uint8", tombstone="skip").labels.tolist() == [[49], [50]]
+    assert len(decode(batch([b"abc", b"ab", b"cd"], [None, b"1", b"2"]), "uint8", "uint8", null_key="skip")) == 2
+
+
+@pytest.mark.parametrize("elements", [0, -1, 2.0, "4", True])
+def test_a_senseless_number_of_elements_is_refused(elements):
+    with pytest.raises(ConfigError, match="number of elements"):
+        element_type("uint8", elements)
+
+
 def test_all_records_may_be_skipped():
     assert len(decode(batch([None, None]), "uint8", tombstone="skip")) == 0
 
@@ -200,7 +213,20 @@ def test_values_are_encoded_in_c_order(value, name, encoded):
 
 @pytest.mark.parametrize(
     ("value", "name"),
-    [(300, "uint8"), (-1, "uint8"), (1.5, "int32"), ("a", "uint8"), (b"a", "string"), (7, "string"), ("a", "bytes")],
+    [
+        (300, "uint8"),
+        (-1, "uint8"),
+        (1.5, "int32"),
+        (np.int8(-1), "uint8"),
+        (np.uint8(200), "int8"),
+        (-1, "uint64"),
+        (2**53 + 1, "float64"),
+        (1j, "f4"),
+        ("a", "uint8"),
+        (b"a", "string"),
+        (7, "string"),
+        ("a", "bytes"),
+    ],
 )
 def test_a_value_that_would_change_is_refused(value, name):
     with pytest.raises(ConfigError, match="wanted a value of type"):

@@ -57,6 +57,12 @@ def test_an_end_of_log_before_new_records_does_not_end_the_range():
     assert fetch([record(0), event(KafkaError._PARTITION_EOF, 1), record(1)], [record(2)]) == [0, 1, 2]
 
 
+def test_the_end_of_another_partitions_log_ends_nothing():
+    stale = Message(topic="t", partition=1, offset=50, error=KafkaError(KafkaError._PARTITION_EOF, "end"))
+
+    assert fetch([record(0), stale], [record(1), record(2)]) == [0, 1, 2]
+
+
 def test_the_text_of_an_error_is_never_taken_for_a_value():
     with pytest.raises(TopicError, match=r"reading t:0:0:3 at t:0@1: .*UNKNOWN"):
         fetch([record(0)], [event(KafkaError.UNKNOWN_TOPIC_OR_PART)])

@@ -1,6 +1,8 @@
+import ctypes
+
 import pytest
 
-from kafkapipes import DataLossError, RangeError, RangeParser, TopicError
+from kafkapipes import ConnectError, DataLossError, RangeError, RangeParser, TopicError
 from kafkapipes.kafka.config import ClientConfig
 from kafkapipes.kafka.offsets import PartitionLog, expand, plan_ranges, resolve, settle
 from kafkapipes.ranges import AtTime, OffsetRange, Symbol, parse_ranges
@@ -115,3 +117,35 @@ def test_several_topics_and_repeated_ranges_are_planned_in_order(embedded):
 def test_a_time_is_a_non_negative_number():
     with pytest.raises(RangeError, match="MS"):
         AtTime(-1)
+
+
+LIST_OFFSETS = 2  # the protocol's number of the request
+TRANSPORT, LEADER_NOT_AVAILABLE, NOT_LEADER = -195, 5, 6
+
+
+def fail_requests(embedded, key, *codes):
+    """The next requests of a kind get these errors from the embedded broker."""
+    array = (ctypes.c_int * len(codes))(*codes)
+    push = embedded._library.rd_kafka_mock_push_request_errors_array
+    push.argtypes = [ctypes.c_void_p, ctypes.c_int16, ctypes.c_size_t, ctypes.c_void_p]
+    push(embedded._cluster, key, len(codes), array)
+
+
+@pytest.mark.parametrize("code", [TRANSPORT, LEADER_NOT_AVAILABLE, NOT_LEADER, 7, 9, 13, 14, 74, 75])
+@pytest.mark.parametrize("text", ["t:0:0:20", "t:*:earliest:latest", "t:0:-20:latest"])
+def test_a_failed_question_for_offsets_is_asked_again_and_never_taken_for_an_answer(embedded, code, text):
+    """A connection that breaks there looks to the client like an answer of -1001."""
+    embedded.fill("t", [(b"", None)] * 20)
+    fail_requests(embedded, LIST_OFFSETS, code)
+    reader = RangeParser(text).read_partitions(embedded.bootstrap_servers, on_short="stop", connect_timeout_s=10)
+
+    assert sum(map(len, reader)) == 20
+
+
+def test_a_question_for_offsets_that_keeps_failing_is_an_error_with_its_cause(embedded):
+    embedded.fill("t", [(b"", None)] * 20)
+    fail_requests(embedded, LIST_OFFSETS, *[NOT_LEADER] * 500)
+    reader = RangeParser("t:0:0:20").read_partitions(embedded.bootstrap_servers, connect_timeout_s=1)
+
+    with pytest.raises(ConnectError, match=r"offsets of t:0.*NOT_LEADER"):
+        list(reader)

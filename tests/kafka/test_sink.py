@@ -4,7 +4,7 @@ import torch
 from confluent_kafka import Producer
 
 import kafkapipes.kafka.sink
-from kafkapipes import ConfigError, ConnectError, DeliveryError, KafkaSink, TrainingKafkaDataset
+from kafkapipes import ConfigError, ConnectError, DeliveryError, KafkaSink, RangeError, TrainingKafkaDataset
 
 VALUES = np.arange(60, dtype=np.uint8).reshape(20, 3)
 LABELS = np.arange(20, dtype=np.uint8)
@@ -227,6 +227,32 @@ def test_values_and_labels_must_be_of_one_length(digits):
 def test_a_partition_that_does_not_exist_is_refused(digits):
     with pytest.raises(ConfigError, match=r"partition is 9, wanted one of topic digits: \[0, 1, 2\]"):
         KafkaSink("digits", digits.bootstrap_servers, partition=9)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"delivery_timeout_s": 0}, {"delivery_timeout_s": float("inf")}, {"delivery_timeout_s": "x"},
+        {"connect_timeout_s": None}, {"connect_timeout_s": -1}, {"config": {"message.timeout.ms": 1}},
+        {"config": {"enable.idempotence": "false"}},
+    ],
+)  # fmt: skip
+def test_a_senseless_option_is_refused(digits, options):
+    with pytest.raises(ConfigError):
+        KafkaSink("digits", digits.bootstrap_servers, **options)
+
+
+@pytest.mark.parametrize("topic", [None, 5, "a b", "", "a:b"])
+def test_a_topic_that_cannot_be_announced_is_refused(topic):
+    with pytest.raises(RangeError, match="the topic is"):
+        KafkaSink(topic, "127.0.0.1:1")
+
+
+def test_samples_of_bytes_may_differ_in_length(digits):
+    with KafkaSink("digits", digits.bootstrap_servers) as sink:
+        sink.send_batch([bytearray(b"a"), memoryview(b"bcd"), b""])
+
+    assert list(read(digits, sink)) == [b"a", b"bcd", b""]
 
 
 def test_an_unreachable_broker_is_an_error_within_the_timeout():

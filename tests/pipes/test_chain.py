@@ -286,6 +286,14 @@ def test_an_unreachable_broker_is_an_error_within_the_timeout():
         list(reader)
 
 
+def test_waiting_for_a_short_log_is_for_one_worker_only(clicks):
+    reader = RangeParser("clicks:0:0:100").read_partitions(clicks.bootstrap_servers, on_short="wait")
+
+    assert sum(DataLoader(reader.map(len), batch_size=None, num_workers=1)) == 100
+    with pytest.raises(ConfigError, match="wanted one"):
+        list(DataLoader(reader.map(len), batch_size=None, num_workers=2))
+
+
 def test_a_range_without_an_end_is_refused(clicks):
     with pytest.raises(RangeError, match="has no end"):
         list(chain(clicks.bootstrap_servers, "clicks:0:0:"))

@@ -1,6 +1,6 @@
 import pytest
 
-from kafkapipes import ControlMessage, ControlMessageError, OffsetRange, RangeError, RangeParser
+from kafkapipes import ControlMessage, ControlMessageError, OffsetRange, PartitionReader, RangeError, RangeParser
 
 CONFIG = {"data_type": "uint8"}
 RANGE = OffsetRange("a", 0, 0, 1)
@@ -41,3 +41,14 @@ def test_a_bad_control_message_is_refused_at_construction():
 def test_a_source_of_another_kind_is_refused():
     with pytest.raises(RangeError, match="wanted a range text, a control message or an OffsetRange, found int"):
         list(RangeParser([7]))
+
+
+@pytest.mark.parametrize("source", [None, 7, object()])
+def test_what_is_no_source_is_refused_at_construction(source):
+    with pytest.raises(RangeError, match="wanted ranges"):
+        RangeParser(source)
+
+
+def test_a_reader_of_texts_points_to_the_parser():
+    with pytest.raises(RangeError, match="RangeParser"):
+        list(PartitionReader(["a:0:0:1"], "127.0.0.1:1"))

@@ -91,7 +91,6 @@ class ClientConfig:
     def consumer(self) -> dict[str, object]:
         """The properties of a range reader."""
         own = {"bootstrap.servers": self.servers, "group.id": self.group_id}
-        self._check_forced(FORCED_CONSUMER)
         return {**SAFE_CONSUMER, **self._resolved(), **FORCED_CONSUMER, **own}
 
     def admin(self, may_create: bool = False) -> dict[str, object]:
@@ -138,7 +137,11 @@ class ClientConfig:
     def __reduce__(self) -> tuple[object, ...]:
         # The same rule by which multiprocessing guards its own authentication key.
         spawning = context.get_spawning_popen() is not None
-        kept = {key: value if spawning or callable(value) else _LEFT_OUT for key, value in self._properties.items()}
+        kept = {
+            key: value if spawning or callable(value) else _LEFT_OUT
+            for key, value in self._properties.items()
+            if spawning or key != "logger"  # no value to miss: the lines go to our own logger again
+        }
         return type(self), (self.servers, self.group_id, kept)
 
     def _resolved(self) -> dict[str, object]:
@@ -165,7 +168,8 @@ class ClientConfig:
 
     def _check_forced(self, forced: Mapping[str, object]) -> None:
         for key, value in forced.items():
-            if key in self._properties and str(self._properties[key]).lower() != str(value).lower():
+            found = self._properties.get(key, value)
+            if found != _LEFT_OUT and str(found).lower() != str(value).lower():
                 raise ConfigError(
                     f"config sets {key}, wanted {value!r}: records could be lost or doubled in silence; leave it out"
                 )

@@ -91,6 +91,15 @@ def test_a_pickled_config_says_what_it_lacks_when_it_is_used():
     assert "refused" not in str(caught.value)  # it is no word of the client's
 
 
+def test_a_config_with_safe_settings_and_a_logger_can_be_pickled():
+    made = ClientConfig("b:9092", "g", {"enable.auto.commit": False, "logger": logging.getLogger("mine")})
+
+    assert (
+        repr(pickle.loads(pickle.dumps(made)))
+        == "ClientConfig('b:9092', properties: enable.auto.commit; values hidden)"
+    )
+
+
 def test_a_callable_fetches_its_value_where_the_client_is_made():
     provider = functools.partial(fetch_secret, "fetched")
 

@@ -78,7 +78,7 @@ class TrainingKafkaDataset(Dataset[Sample]):
         group_id: passed on to the client; nothing is committed under it
         transform: called with each value at each access
         label_transform: called with each label at each access
-        config: any librdkafka property; values are never shown, a value may be a callable that fetches it
+        config: librdkafka properties; no secret is ever shown, a value may be a callable that fetches it
         progress: True or False turns the progress bar on or off; None shows it on a terminal
         batch_records: the most records fetched at once
         on_data_loss, on_short, connect_timeout_s, stall_timeout_s: as for `PartitionReader`

@@ -1,4 +1,4 @@
-"""The configuration of the Kafka clients: safe defaults, the user's overrides, and no value ever shown.
+"""The configuration of the Kafka clients: safe defaults, the user's overrides, and no secret ever shown.
 
 Property names are librdkafka's (its CONFIGURATION.md).
 """

@@ -55,7 +55,7 @@ class KafkaSink:
         data_type, label_type: types as for `ByteDecoder`; None takes those of the first sample
         partition: send to this partition only
         description: carried in the control message
-        config: any librdkafka property; values are never shown
+        config: librdkafka properties; no secret is ever shown
         connect_timeout_s: seconds in which the brokers must have named the topic's partitions
         delivery_timeout_s: seconds after which a record that is not acknowledged has failed
 

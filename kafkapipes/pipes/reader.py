@@ -27,7 +27,7 @@ class PartitionReader(IterDataPipe[RecordBatch]):
         ranges: the ranges to read
         bootstrap_servers: `"host:port"`, or several, as a list or separated by commas
         group_id: passed on to the client; nothing is committed under it
-        config: any librdkafka property; values are never shown, a value may be a callable that fetches it
+        config: librdkafka properties; no secret is ever shown, a value may be a callable that fetches it
         batch_records: the most records in a batch
         on_data_loss: what to do with offsets below the start of the log: "raise", or "continue" and report them
         on_short: what to do with offsets past the end of the log (or in an open transaction): "raise", "stop" at

@@ -1,14 +1,17 @@
-"""Brokers for the tests: the embedded one for each test that asks, a real Apache Kafka once for all."""
+"""Brokers for the tests: the embedded one for each test that asks, real Apache Kafka once for all."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import pytest
 
 from kafkapipes.testing import EmbeddedKafka
-from tests.kafka.cluster import Cluster, NoKafka, OwnBroker, open_cluster
+from tests.kafka.cluster import QUICK_RESTART, Cluster, OwnBroker, ThreeBrokers, open_cluster
+from tests.kafka.node import NoKafka, fetch_jars
 
 REQUIRE_VARIABLE = "KAFKAPIPES_TEST_REQUIRE_KAFKA"  # set in CI: there a missing Kafka is a failure
+Found = TypeVar("Found")
 
 
 @pytest.fixture
@@ -19,14 +22,8 @@ def embedded() -> Iterator[EmbeddedKafka]:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    try:
-        found = open_cluster()
-    except NoKafka as exc:
-        if os.environ.get(REQUIRE_VARIABLE):
-            pytest.fail(f"a real Kafka is required here: {exc}")
-        pytest.skip(f"no real Kafka: {exc}")
-    yield found
-    found.close()
+    with _or_skip(open_cluster) as found:
+        yield found
 
 
 @pytest.fixture
@@ -34,3 +31,26 @@ def own_broker(cluster: Cluster) -> OwnBroker:
     if not isinstance(cluster, OwnBroker):
         pytest.skip("needs a broker that the tests may reconfigure and pause")
     return cluster
+
+
+@pytest.fixture(scope="module")
+def spare_broker() -> Iterator[OwnBroker]:
+    """A broker that a module may kill, and whose data it may damage."""
+    with OwnBroker(_or_skip(fetch_jars), properties=QUICK_RESTART) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def three_brokers() -> Iterator[ThreeBrokers]:
+    """Three brokers for all tests: who stops one of them calls `heal` at the end."""
+    with ThreeBrokers(_or_skip(fetch_jars)) as brokers:
+        yield brokers
+
+
+def _or_skip(find: Callable[[], Found]) -> Found:
+    try:
+        return find()
+    except NoKafka as exc:
+        if os.environ.get(REQUIRE_VARIABLE):
+            pytest.fail(f"a real Kafka is required here: {exc}")
+        pytest.skip(f"no real Kafka: {exc}")

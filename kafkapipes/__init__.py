@@ -7,6 +7,7 @@ TrainingKafkaDataset is these five, run once into memory; KafkaSink writes what 
 from kafkapipes.arrays import ArrayBatch, TextColumn
 from kafkapipes.control import ControlMessage
 from kafkapipes.dataset import BytesTensor, TrainingKafkaDataset
+from kafkapipes.dead_letters import DeadLetter
 from kafkapipes.errors import (
     AuthError,
     AuthorizationError,
@@ -37,8 +38,8 @@ from kafkapipes.report import RangeReport, ReadReport
 __all__ = [
     "ArrayBatch", "AtTime", "AuthError", "AuthorizationError", "ByteDecoder", "BytesColumn", "BytesTensor",
     "ConfigError", "ConnectError", "ControlMessage", "ControlMessageError", "CorruptDataError", "DataLossError",
-    "DecodeError", "DeliveryError", "KafkaPipesError", "KafkaSink", "Last", "OffsetRange", "PartitionReader",
-    "RangeError", "RangeParser", "RangeReport", "ReadReport", "RecordBatch", "Reshaper", "StalledError", "Symbol",
-    "TextColumn", "TopicChangedError", "TopicError", "TrainingKafkaDataset", "Transformer", "TruncationError",
-    "format_ranges", "parse_ranges",
+    "DeadLetter", "DecodeError", "DeliveryError", "KafkaPipesError", "KafkaSink", "Last", "OffsetRange",
+    "PartitionReader", "RangeError", "RangeParser", "RangeReport", "ReadReport", "RecordBatch", "Reshaper",
+    "StalledError", "Symbol", "TextColumn", "TopicChangedError", "TopicError", "TrainingKafkaDataset", "Transformer",
+    "TruncationError", "format_ranges", "parse_ranges",
 ]  # fmt: skip

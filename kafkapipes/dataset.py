@@ -20,6 +20,7 @@ from kafkapipes.arrays import (
     elements_of,
 )
 from kafkapipes.control import ControlMessage, as_control_message
+from kafkapipes.dead_letters import TakeLetters
 from kafkapipes.errors import ConfigError
 from kafkapipes.formats.raw import Numbers, element_type
 from kafkapipes.pipes.decoder import ByteDecoder
@@ -82,7 +83,7 @@ class TrainingKafkaDataset(Dataset[Sample]):
         progress: True or False turns the progress bar on or off; None shows it on a terminal
         batch_records: the most records fetched at once
         on_data_loss, on_short, connect_timeout_s, stall_timeout_s: as for `PartitionReader`
-        on_error, tombstone, null_key: as for `ByteDecoder`
+        on_error, tombstone, null_key, dead_letter, dead_letter_payload, max_skipped: as for `ByteDecoder`
 
     Attributes:
         values: tensor [N, *shape] of the declared dtype, contiguous, not copied; a `BytesTensor` for strings
@@ -122,6 +123,9 @@ class TrainingKafkaDataset(Dataset[Sample]):
         on_error: str = "raise",
         tombstone: str = "raise",
         null_key: str = "raise",
+        dead_letter: TakeLetters | None = None,
+        dead_letter_payload: bool = False,
+        max_skipped: int | None = None,
         connect_timeout_s: float = 30.0,
         stall_timeout_s: float = 60.0,
     ) -> None:
@@ -137,6 +141,7 @@ class TrainingKafkaDataset(Dataset[Sample]):
         decoder = ByteDecoder(
             reader, layout.data_type, layout.label_type, data_elements=elements_of(layout.data_shape),
             label_elements=elements_of(layout.label_shape), on_error=on_error, tombstone=tombstone, null_key=null_key,
+            dead_letter=dead_letter, dead_letter_payload=dead_letter_payload, max_skipped=max_skipped,
         )  # fmt: skip
         arrays = Reshaper(decoder, layout.data_shape, layout.label_shape)
         with _progress_bar(reader.plan().requested, progress) as bar:

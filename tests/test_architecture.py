@@ -9,7 +9,7 @@ import kafkapipes
 
 PACKAGE = Path(kafkapipes.__file__).parent
 LADDER = [
-    "errors", "options", "ranges", "report", "progress", "records", "arrays",
+    "errors", "options", "ranges", "report", "progress", "records", "dead_letters", "arrays",
     "formats.raw", "formats", "control", "kafka.config",
     "kafka.failures", "kafka.offsets", "kafka.fetcher", "kafka.sink", "pipes.parser", "pipes.reader", "pipes.decoder",
     "pipes.reshaper", "pipes.transformer", "dataset", "testing",

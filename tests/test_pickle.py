@@ -13,6 +13,7 @@ from kafkapipes import (
     BytesColumn,
     BytesTensor,
     ControlMessage,
+    DeadLetter,
     Last,
     OffsetRange,
     PartitionReader,
@@ -36,6 +37,7 @@ PUBLIC = [
     BytesTensor(TextColumn.from_list([b"a"])), ControlMessage("t:0:0:1", {"data_type": "uint8"}),
     RangeParser("t:0:0:1"), PartitionReader([RANGE], "broker:9092"),
     ByteDecoder([], "uint8"), Reshaper([], "2 2"), Transformer([]),
+    DeadLetter("t", 0, 1, "on_error", "DecodeError", "wanted"),
 ]  # fmt: skip
 NOT_PICKLED = {"KafkaSink", "TrainingKafkaDataset"}  # a sink holds a connection; the dataset has a test with a broker
 FUNCTIONS = {"format_ranges", "parse_ranges"}

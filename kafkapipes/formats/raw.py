@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from kafkapipes.arrays import MAX_ELEMENTS, ArrayBatch, Column, Shape, TextColumn, parse_shape
+from kafkapipes.dead_letters import LeftOut
 from kafkapipes.errors import ConfigError, DecodeError
-from kafkapipes.options import check_choice, check_count
+from kafkapipes.options import check_count
 from kafkapipes.records import BytesColumn, RecordBatch
-
-POLICIES = ("raise", "skip")
 
 
 @dataclass(frozen=True)
@@ -31,13 +30,13 @@ class Numbers:
         """Whether the number of elements is known."""
         return self.elements is not None
 
-    def sized_by(self, item: bytes, coordinates: str) -> "Numbers":
-        """The same type with the number of elements that `item` holds."""
-        elements, rest = divmod(len(item), self.dtype.itemsize)
+    def sized_by(self, length: int, coordinates: str) -> "Numbers":
+        """The same type with the number of elements that an entry of `length` bytes holds."""
+        elements, rest = divmod(length, self.dtype.itemsize)
         if rest or not elements:
             raise DecodeError(
                 f"wanted a whole number of {self.dtype.name} elements ({self.dtype.itemsize} bytes each) at "
-                f"{coordinates}, found {len(item)} bytes; correct the type, or declare how many elements a sample has"
+                f"{coordinates}, found {length} bytes; correct the type, or declare how many elements a sample has"
             )
         return replace(self, elements=elements, told_by=coordinates)
 
@@ -48,13 +47,13 @@ class Numbers:
             wrong |= _rows_with(column, column.buffer > 1)
         return wrong
 
-    def complaint(self, item: bytes) -> str:
-        """What was wanted, and what `item` is instead, for messages."""
+    def complaint(self, length: int) -> str:
+        """What was wanted, and what a wrong entry of `length` bytes is instead, for messages."""
         size = (self.elements or 0) * self.dtype.itemsize
-        if len(item) == size:
-            return f"wanted bool bytes 0 or 1, found {max(item)}"
+        if length == size:
+            return "wanted bool bytes 0 or 1, found another byte"
         like = f", as the first record at {self.told_by} has," if self.told_by else ""
-        return f"wanted {size} bytes ({self.elements} x {self.dtype.name}){like} found {len(item)} bytes"
+        return f"wanted {size} bytes ({self.elements} x {self.dtype.name}){like} found {length} bytes"
 
     def view(self, column: BytesColumn) -> np.ndarray:
         """[B, elements] in native byte order; shares memory with the column where the order is native."""
@@ -77,9 +76,9 @@ class Text:
             return np.zeros(len(column), bool)
         return np.fromiter((not _is_utf8(item or b"") for item in column), bool, len(column))
 
-    def complaint(self, item: bytes) -> str:
-        """What was wanted, and what `item` is instead, for messages."""
-        return f"wanted UTF-8 text, found {len(item)} bytes that are not"
+    def complaint(self, length: int) -> str:
+        """What was wanted, and what a wrong entry of `length` bytes is instead, for messages."""
+        return f"wanted UTF-8 text, found {length} bytes that are not"
 
     def view(self, column: BytesColumn) -> TextColumn:
         """The entries as `str`; shares memory with the column."""
@@ -96,9 +95,9 @@ class Blob:
         """bool [B]: all False, as every byte string fits."""
         return np.zeros(len(column), bool)
 
-    def complaint(self, item: bytes) -> str:
-        """What `item` is, for messages."""
-        return f"found {len(item)} bytes"  # never said: every byte string fits
+    def complaint(self, length: int) -> str:
+        """What an entry of `length` bytes is, for messages."""
+        return f"found {length} bytes"  # never said: every byte string fits
 
     def view(self, column: BytesColumn) -> BytesColumn:
         """The column itself."""
@@ -178,28 +177,23 @@ class RawFormat:
 
 @dataclass(frozen=True)
 class RawDecoder:
-    """`RecordBatch` → `ArrayBatch` for RAW records, with the policies for records that do not fit."""
+    """`RecordBatch` → `ArrayBatch` for RAW records; those that do not fit go to a `LeftOut`."""
 
     data: ElementType
     label: ElementType | None
-    on_error: str = "raise"
-    tombstone: str = "raise"
-    null_key: str = "raise"
 
-    def __post_init__(self) -> None:
-        for name in ("on_error", "tombstone", "null_key"):
-            check_choice(name, getattr(self, name), POLICIES)
-
-    def without_nulls(self, batch: RecordBatch) -> RecordBatch:
+    def without_nulls(self, batch: RecordBatch, left_out: LeftOut) -> RecordBatch:
         """The batch without tombstones, and without null keys where they should hold labels.
 
         Raises:
             DecodeError: there is one, and its policy is "raise".
         """
-        batch = self._without(batch, batch.values.is_null, "tombstone", "a value, found null (a tombstone)")
+        null = "wanted a value, found null (a tombstone)"
+        batch = left_out.without(batch, batch.values.is_null, "tombstone", lambda row: null)
         if self.label is None:
             return batch
-        return self._without(batch, batch.keys.is_null, "null_key", "a key that holds the label, found null")
+        null_key = "wanted a key that holds the label, found null"
+        return left_out.without(batch, batch.keys.is_null, "null_key", lambda row: null_key)
 
     def sized_by(self, batch: RecordBatch) -> "RawDecoder":
         """The same decoder, with the sample sizes that were not declared taken from the first record of a batch.
@@ -211,35 +205,24 @@ class RawDecoder:
         label = None if self.label is None else _sized(self.label, batch.keys, batch)
         return self if (data, label) == (self.data, self.label) else replace(self, data=data, label=label)
 
-    def decode(self, batch: RecordBatch) -> ArrayBatch:
+    def decode(self, batch: RecordBatch, left_out: LeftOut) -> ArrayBatch:
         """A batch `without_nulls` as arrays: values [B, n], labels [B, m] or None.
 
         Raises:
             DecodeError: a record does not fit and its policy is "raise".
         """
         if self.label is not None:
-            batch = self._fitting(batch, batch.keys, self.label, "key (the label)")
-        batch = self._fitting(batch, batch.values, self.data, "value")
+            batch = _fitting(batch, batch.keys, self.label, "key (the label)", left_out)
+        batch = _fitting(batch, batch.values, self.data, "value", left_out)
         labels: Column | None = None if self.label is None else self.label.view(batch.keys)
         return ArrayBatch(self.data.view(batch.values), labels, batch.offsets, batch.account)
 
-    def _fitting(self, batch: RecordBatch, column: BytesColumn, kind: ElementType, name: str) -> RecordBatch:
-        wrong = kind.wrong(column)
-        if not wrong.any():
-            return batch
-        item = column[int(np.argmax(wrong))]
-        return self._without(batch, wrong, "on_error", f"a {name} that fits: {kind.complaint(item or b'')}")
 
-    def _without(self, batch: RecordBatch, wrong: np.ndarray, policy: str, wanted: str) -> RecordBatch:
-        """The batch without the `wrong` rows, counted; or the error, where the policy is to raise."""
-        if not wrong.any():
-            return batch
-        if getattr(self, policy) == "raise":
-            where = batch.coordinates(int(np.argmax(wrong)))
-            mend = "correct the declared type or shape, or " if policy == "on_error" else ""
-            raise DecodeError(f"at {where}: wanted {wanted}; {mend}set {policy}='skip' to leave such records out")
-        batch.account.skip(policy, batch.offsets[wrong].tolist())
-        return batch.select(np.flatnonzero(~wrong))
+def _fitting(batch: RecordBatch, column: BytesColumn, kind: ElementType, name: str, left_out: LeftOut) -> RecordBatch:
+    def complaint(row: int) -> str:
+        return f"wanted a {name} that fits: {kind.complaint(int(column.lengths[row]))}"
+
+    return left_out.without(batch, kind.wrong(column), "on_error", complaint)
 
 
 def as_array(value: object) -> np.ndarray:
@@ -300,7 +283,7 @@ def type_name(kind: ElementType) -> str:
 def _sized(kind: ElementType, column: BytesColumn, batch: RecordBatch) -> ElementType:
     if not isinstance(kind, Numbers) or kind.is_sized or len(batch) == 0:
         return kind
-    return kind.sized_by(column[0] or b"", batch.coordinates(0))
+    return kind.sized_by(int(column.lengths[0]), batch.coordinates(0))
 
 
 def _rows_with(column: BytesColumn, flags: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from kafkapipes.control import ControlMessage, as_control_message
 from kafkapipes.dead_letters import TakeLetters
 from kafkapipes.errors import ConfigError
 from kafkapipes.formats.raw import Numbers, element_type
+from kafkapipes.kafka.dead_letter_topic import DeadLetterTopic
 from kafkapipes.pipes.decoder import ByteDecoder
 from kafkapipes.pipes.parser import RangeParser
 from kafkapipes.pipes.reader import PartitionReader
@@ -138,6 +139,8 @@ class TrainingKafkaDataset(Dataset[Sample]):
             on_data_loss=on_data_loss, on_short=on_short, connect_timeout_s=connect_timeout_s,
             stall_timeout_s=stall_timeout_s, timestamps=False,
         )  # fmt: skip
+        if isinstance(dead_letter, DeadLetterTopic):
+            dead_letter.check_source({item.topic for item in message.ranges})
         decoder = ByteDecoder(
             reader, layout.data_type, layout.label_type, data_elements=elements_of(layout.data_shape),
             label_elements=elements_of(layout.label_shape), on_error=on_error, tombstone=tombstone, null_key=null_key,

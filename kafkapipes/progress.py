@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kafkapipes.errors import CorruptDataError, StalledError
+from kafkapipes.errors import CorruptDataError, StalledError, TruncationError
 from kafkapipes.report import RangeReport
 
 
@@ -22,6 +22,8 @@ class RangeProgress:
     ) -> None:
         self.account = account
         self.position = account.start
+        self.ends_at: int | None = None  # where the broker said that the log ends, below what it held when planned
+        self._fetched_to = account.start
         self._stall_timeout_s = stall_timeout_s
         self._clock = clock
         self._begun = self._last_news = clock()
@@ -37,19 +39,23 @@ class RangeProgress:
         """The most records that the range can still hold."""
         return self.account.end - self.position
 
-    def records(self, offsets: np.ndarray) -> int:
+    def records(self, offsets: np.ndarray, epoch: int = -1) -> int:
         """Take note of records that arrived; how many of them, from the first, belong to the range.
 
         Args:
             offsets: int64 [B], the offsets of the records as fetched
+            epoch: leader epoch of the last one, -1 where unknown; along a log it never falls
 
         Raises:
             CorruptDataError: an offset is not above the one before.
+            TruncationError: a record that the log held when the read was planned was written since.
         """
         if len(offsets) == 0:
             return 0
         self._last_news = self._clock()
+        self.ends_at = None
         self._check_ascending(offsets)
+        self._check_epoch(int(offsets[-1]), epoch)
         count = int(np.searchsorted(offsets, self.account.end))
         self.position = int(offsets[-1]) + 1
         self.account.received += count
@@ -60,16 +66,36 @@ class RangeProgress:
         """Take note that the broker has nothing, at present, at or after `offset`."""
         self._last_news = self._clock()
         self.position = max(self.position, offset)
+        self.ends_at = offset if offset < min(self.account.end, self.account.stable) else None
         self._settle()
+
+    def overtaken(self, low: int) -> None:
+        """Take note that retention or a deletion took the offsets from the position up to `low`."""
+        self._last_news = self._clock()
+        low = min(low, self.account.end)
+        self.account.overtaken += low - self.position
+        self.position = low
+        self._settle()
+
+    def fetched_to(self, offset: int) -> None:
+        """Take note of the offset that the client asks for next: it moves over aborted records, of which none comes."""
+        if offset > self._fetched_to:
+            self._fetched_to = offset
+            self._last_news = self._clock()
 
     def resume(self) -> None:
         """Take note that the caller asks for more: its own time between two batches is no silence of the broker."""
         self._last_news = self._clock()
 
+    @property
+    def stalled(self) -> bool:
+        """Whether nothing has arrived for `stall_timeout_s`."""
+        return self._clock() - self._last_news > self._stall_timeout_s
+
     def check_stall(self, cause: str) -> None:
         """Raise when nothing has arrived for `stall_timeout_s`; `cause` is the client's last complaint, or ''."""
-        silent_s = self._clock() - self._last_news
-        if silent_s > self._stall_timeout_s:
+        if self.stalled:
+            silent_s = self._clock() - self._last_news
             raise StalledError(
                 f"wanted {self.account.range} up to offset {self.account.end}, but nothing arrived for "
                 f"{silent_s:.1f} s at {self._coordinates(self.position)}"
@@ -82,6 +108,19 @@ class RangeProgress:
             raise CorruptDataError(
                 f"wanted offsets that ascend from {self._coordinates(self.position)}, found {int(offsets[0])} to "
                 f"{int(offsets[-1])} out of order; the read is stopped so that no record counts twice"
+            )
+
+    def _check_epoch(self, offset: int, epoch: int) -> None:
+        """A record below the end of the log as planned cannot bear a later epoch than the log had then.
+
+        Leader epochs and truncation: Kafka's KIP-101 and KIP-320.
+        """
+        planned = self.account.epoch
+        if offset < self.account.stable and 0 <= planned < epoch:
+            raise TruncationError(
+                f"wanted {self.account.range} as it was planned, under leader epoch {planned}, found a record of epoch "
+                f"{epoch} at {self._coordinates(offset)}: the log was cut back and written anew; read the range again "
+                "from its start"
             )
 
     def _settle(self) -> None:

@@ -20,7 +20,11 @@ class RangeReport:
         range: the range with its bounds resolved to numbers
         low: first offset that the log still holds
         high: first offset that the log does not hold yet
+        topic_id: the topic's identity when the read was planned; "" where the cluster does not tell
+        epoch: leader epoch of the log when the read was planned; -1 where the cluster does not tell
+        stable: offset up to which the log held records for good when the read was planned
         received: records that arrived from the broker
+        overtaken: offsets that retention or a deletion took while the range was read
         skipped: reason → number of records that arrived and were left out
         skipped_at: reason → coordinates `topic:partition@offset` of the first records left out for it
         seconds: time from the first fetch to the end of the range
@@ -30,7 +34,11 @@ class RangeReport:
     range: OffsetRange
     low: int
     high: int
+    topic_id: str = ""
+    epoch: int = -1
+    stable: int = 0
     received: int = 0
+    overtaken: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
     skipped_at: dict[str, list[str]] = field(default_factory=dict)
     seconds: float = 0.0
@@ -53,8 +61,8 @@ class RangeReport:
 
     @property
     def aged_out(self) -> int:
-        """Offsets below the start of the log: retention or a deletion took them."""
-        return self.start - self._bounds()[0]
+        """Offsets below the start of the log: retention or a deletion took them, before the read or during it."""
+        return self.start - self._bounds()[0] + self.overtaken
 
     @property
     def unwritten(self) -> int:
@@ -72,7 +80,16 @@ class RangeReport:
 
         Known once the range is finished; 0 before.
         """
-        return self.end - self.start - self.received if self.finished else 0
+        return self.end - self.start - self.received - self.overtaken if self.finished else 0
+
+    @property
+    def rate(self) -> float:
+        """Records received a second; 0 before the first."""
+        return self.received / self.seconds if self.seconds else 0.0
+
+    def part(self, piece: OffsetRange) -> "RangeReport":
+        """A fresh account for a piece of the range, on the same log."""
+        return RangeReport(piece, self.low, self.high, self.topic_id, self.epoch, self.stable)
 
     def skip(self, reason: str, offsets: Iterable[int]) -> None:
         """Count records that are left out for `reason`."""
@@ -91,6 +108,8 @@ class RangeReport:
             "skipped": dict(self.skipped),
             "skipped_at": {reason: list(named) for reason, named in self.skipped_at.items()},
             "seconds": round(self.seconds, 3),
+            "rate": round(self.rate),
+            "topic_id": self.topic_id,
             "finished": self.finished,
         }
 
@@ -101,7 +120,9 @@ class RangeReport:
             f"{count} skipped ({reason}, first at {self.skipped_at[reason][0]})"
             for reason, count in self.skipped.items()
         ]
-        parts += [f"{self.seconds:.2f} s" if self.finished else "not finished in this process"]
+        parts += [
+            f"{self.seconds:.2f} s ({self.rate:,.0f} records/s)" if self.finished else "not finished in this process"
+        ]
         return f"{self.range}: {', '.join(parts)}"
 
     def _bounds(self) -> tuple[int, int]:
@@ -156,10 +177,7 @@ class ReadReport(Sequence[RangeReport]):
 
     def share(self, instances: int, instance: int) -> "ReadReport":
         """Fresh accounts for the part that falls to one of `instances` workers."""
-        return ReadReport(
-            RangeReport(piece, self[index].low, self[index].high)
-            for index, piece in share_ranges(self.ranges, instances, instance)
-        )
+        return ReadReport(self[index].part(piece) for index, piece in share_ranges(self.ranges, instances, instance))
 
     def to_dict(self) -> dict[str, object]:
         """The accounts as plain values, fit for JSON."""

@@ -1,5 +1,7 @@
 """librdkafka's error codes → our errors, in one table. Classified by code; a text is only passed on."""
 
+import logging
+import time
 from collections import deque
 from contextlib import suppress
 from typing import Any
@@ -51,6 +53,8 @@ TERMINAL: dict[int, type[KafkaPipesError]] = {
 }
 # Range mode needs no group: a group that may not be joined is no reason to stop.
 HARMLESS = {KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError._PARTITION_EOF}
+LOG_LINES = 20  # of the client, above the level of debugging, that are passed on
+LOG_S = 10.0  # in this many seconds
 ADVICE: dict[type[KafkaPipesError], str] = {
     AuthError: "check credentials, sasl.mechanism, security.protocol and certificates",
     AuthorizationError: "the principal needs READ and DESCRIBE on the topic (WRITE for a sink)",
@@ -96,10 +100,15 @@ class Complaints:
         self._config = config
         self._recent: deque[KafkaError] = deque(maxlen=32)
         self._last_failure = ""
+        self.statistics = ""
+        self._told_statistics: object = None
+        self._logged_since = -LOG_S
+        self._logged = self._unlogged = 0
 
     def listening(self, properties: dict[str, object]) -> dict[str, Any]:
         """Client properties, with these ears put in."""
-        return {**properties, "error_cb": self.note, "logger": self}
+        self._told_statistics = properties.get("stats_cb")
+        return {**properties, "error_cb": self.note, "stats_cb": self.note_statistics, "logger": self}
 
     def note(self, error: KafkaError) -> None:
         """Keep an error; the oldest make room."""
@@ -107,22 +116,47 @@ class Complaints:
         if self._config.error_callback is not None:
             self._config.error_callback(error)
 
+    def note_statistics(self, statistics: str) -> None:
+        """Keep the client's last statistics, a JSON text."""
+        self.statistics = statistics
+        if callable(self._told_statistics):
+            self._told_statistics(statistics)
+
     def log(self, level: int, template: str, *parts: str) -> None:
-        """A line of the client's log, as (facility, client, text): the client masks passwords in it, we the rest."""
+        """A line of the client's log, as (facility, client, text): the client masks passwords in it, we the rest.
+
+        A broker that cannot be reached makes a hundred lines a second: beyond a few they are only counted.
+        """
         line = self._config.scrub(template % parts)
         if parts[0] == "FAIL":
             self._last_failure = line.partition("]: ")[2]
+        now = time.monotonic()
+        if now - self._logged_since >= LOG_S:
+            line = f"{line} ({self._unlogged} lines before this one were left out)" if self._unlogged else line
+            self._logged_since, self._logged, self._unlogged = now, 0, 0
+        if self._logged >= LOG_LINES and level > logging.DEBUG:
+            self._unlogged += 1
+            return
+        self._logged += 1
         with suppress(Exception):  # raised in here it would leave the client waiting for ever
             self._config.logger.log(level, "%s", line)
 
     def clear(self) -> None:
         """Forget all."""
+        self.statistics = ""
         self._recent.clear()
         self._last_failure = ""
 
     def find(self, kind: type[KafkaPipesError]) -> KafkaError | None:
         """The latest complaint of one kind."""
         return next((error for error in reversed(self._recent) if TERMINAL.get(error.code()) is kind), None)
+
+    @property
+    def too_large(self) -> str:
+        """The complaint that a response is larger than a property allows, which no retry mends; or ''."""
+        # One code, two meanings: only the text tells a large response from a garbled one.
+        found = (error for error in self._recent if error.code() == KafkaError._BAD_MSG)
+        return next((describe(error) for error in found if "receive.message.max.bytes" in error.str()), "")
 
     @property
     def last(self) -> str:

@@ -1,6 +1,7 @@
 """One range → `RecordBatch`es: fetches, and asks progress.py after every fetch whether the range is finished."""
 
 import gc
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -9,9 +10,19 @@ from typing import cast
 import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from kafkapipes.errors import AuthError, CorruptDataError, TopicError
+from kafkapipes.errors import (
+    AuthError,
+    ConfigError,
+    CorruptDataError,
+    DataLossError,
+    KafkaPipesError,
+    TopicError,
+    TruncationError,
+)
 from kafkapipes.kafka.config import ClientConfig
-from kafkapipes.kafka.failures import HARMLESS, TERMINAL, Complaints, failure, failure_of
+from kafkapipes.kafka.failures import ADVICE, HARMLESS, TERMINAL, Complaints, failure, failure_of
+from kafkapipes.kafka.offsets import LogReader, PartitionLog
+from kafkapipes.kafka.watch import TopicWatch
 from kafkapipes.progress import RangeProgress
 from kafkapipes.records import BytesColumn, Headers, RecordBatch
 from kafkapipes.report import RangeReport
@@ -19,24 +30,36 @@ from kafkapipes.report import RangeReport
 POLL_S = 0.05  # consume() waits for all records asked for or for this long; Ctrl-C is seen between two calls
 BATCH_BYTES = 2 * 2**20  # large records come in smaller batches: memory stays bounded, and a batch in the cache
 FIRST_BATCH = 500  # records asked for before their size is known
-_forked: list[Consumer] = []  # consumers inherited by a fork: using or freeing one there aborts the process
+POSITION_LOST = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}  # the log has moved away
+_forked: list[object] = []  # clients inherited by a fork: using or freeing one there aborts the process
 
 
 class Fetcher:
     """A consumer that reads ranges one after the other. A context manager, for one process."""
 
     def __init__(
-        self, config: ClientConfig, *, batch_records: int, stall_timeout_s: float, timestamps: bool, headers: bool
+        self,
+        config: ClientConfig,
+        *,
+        batch_records: int,
+        stall_timeout_s: float,
+        timestamps: bool,
+        headers: bool,
+        on_data_loss: str = "raise",
     ) -> None:
         self._config = config
         self._batch_records = batch_records
         self._stall_timeout_s = stall_timeout_s
+        self._on_data_loss = on_data_loss
         self._timestamps = timestamps
         self._headers = headers
         self._complaints = Complaints(config)
         self._pid = os.getpid()
-        self._assigned = 0  # ranges so far
+        self._assigned = 0  # assignments so far
+        self._watch = TopicWatch(config, stall_timeout_s)
         properties = self._complaints.listening(config.consumer())
+        # Its own word on how far it has come, where no record shows that; several within a stall's time.
+        properties.setdefault("statistics.interval.ms", max(100, min(5000, int(stall_timeout_s * 250))))
         try:
             self._consumer = Consumer(properties)
         except (KafkaException, ValueError, TypeError) as exc:
@@ -47,9 +70,18 @@ class Fetcher:
 
     def __exit__(self, *exc: object) -> None:
         if os.getpid() == self._pid:
+            self._watch.close()
             self._consumer.close()
         else:
-            _forked.append(self._consumer)
+            _forked.extend([self._consumer, self._watch])
+
+    def confirm(self) -> None:
+        """Make sure, after the last range, that the topics are still those that were planned.
+
+        Raises:
+            TopicChangedError, TopicError, StalledError: they are not, or no broker says so.
+        """
+        self._watch.confirm()
 
     def fetch(self, account: RangeReport) -> Iterator[RecordBatch]:
         """The records of one range, in offset order; the account is kept as they come.
@@ -63,14 +95,13 @@ class Fetcher:
 
     def _read(self, progress: RangeProgress) -> Iterator[RecordBatch]:
         """The records of a range that is not finished yet, until it is."""
-        item = progress.account.range
-        topic, partition = item.topic, int(item.partition)  # type: ignore[arg-type]  # concrete
+        account = progress.account
         self._complaints.clear()
-        self._assigned += 1
-        self._consumer.assign([TopicPartition(topic, partition, progress.position)])
+        self._assign(progress)
         batch_records = min(FIRST_BATCH, self._batch_records)
         while not progress.finished:
             began = time.monotonic()
+            self._watch.tick(account.range.topic, account.topic_id)
             batch = self._next_batch(min(batch_records, progress.wanted), progress)
             if batch is not None:
                 batch_records = self._fitting(batch)
@@ -82,6 +113,12 @@ class Fetcher:
                     time.sleep(POLL_S / 10)  # a client that answers at once with nothing must not spin
         self._consumer.unassign()
 
+    def _assign(self, progress: RangeProgress) -> None:
+        item = progress.account.range
+        self._assigned += 1
+        self._complaints.statistics = ""  # they are of an assignment before
+        self._consumer.assign([TopicPartition(item.topic, int(item.partition), progress.position)])  # type: ignore[arg-type]  # concrete
+
     def _next_batch(self, records: int, progress: RangeProgress) -> RecordBatch | None:
         """Fetch once, without the garbage collector.
 
@@ -91,25 +128,27 @@ class Fetcher:
         gc.disable()
         try:
             return self._batch(self._consumer.consume(records, POLL_S), progress)
+        except KafkaException as exc:  # it could not cross from a worker to its parent
+            raise failure_of(exc, self._where(progress), self._config) from None
         finally:
             if collecting:
                 gc.enable()
 
     def _batch(self, messages: list[Message], progress: RangeProgress) -> RecordBatch | None:
         """The records among `messages` that belong to the range; what is not a record is acted upon."""
-        end_of_log = None
+        last: Message | None = None
         if any(map(Message.error, messages)):
-            messages, end_of_log = self._split(messages, progress)
+            messages, last = self._split(messages, progress)
         batch = self._records(messages, progress) if messages else None
-        if end_of_log is not None:  # only now: it stands behind the records that came with it
-            progress.end_of_log(end_of_log)
+        if last is not None:  # only now: it stands behind the records that came with it
+            self._act_on(last, progress)
         return batch
 
     def _records(self, messages: list[Message], progress: RangeProgress) -> RecordBatch | None:
         if self._assigned > 1:  # a fresh consumer has nothing else to deliver
             self._check_origin(messages, progress.account)
         offsets = np.fromiter(map(Message.offset, messages), np.int64, len(messages))
-        count = progress.records(offsets)
+        count = progress.records(offsets, _epoch(messages[-1]))
         return self._columns(messages[:count], offsets[:count], progress.account) if count else None
 
     def _columns(self, messages: list[Message], offsets: np.ndarray, account: RangeReport) -> RecordBatch:
@@ -124,21 +163,55 @@ class Fetcher:
             headers = [list(cast(Headers, message.headers() or ())) for message in messages]
         return RecordBatch(offsets, keys, values, account, timestamps, headers)
 
-    def _split(self, messages: list[Message], progress: RangeProgress) -> tuple[list[Message], int | None]:
-        """The records, and the offset at which the broker says that the log ends, if it does."""
-        records, end_of_log, item = [], None, progress.account.range
+    def _split(self, messages: list[Message], progress: RangeProgress) -> tuple[list[Message], Message | None]:
+        """The records, and the client's last word on the position, if it said one: end of the log, or lost."""
+        records, last, item = [], None, progress.account.range
         for message in messages:
             error = message.error()
             if error is None:
                 records.append(message)
-            elif error.code() == KafkaError._PARTITION_EOF:
+            elif error.code() in POSITION_LOST or error.code() == KafkaError._PARTITION_EOF:
                 if (message.topic(), message.partition()) == (item.topic, item.partition):
-                    end_of_log = message.offset()
+                    last = message
             elif error.code() in TERMINAL:
                 raise failure(error, self._where(progress), self._config)
             elif error.code() not in HARMLESS:
                 self._complaints.note(error)
-        return records, end_of_log
+        return records, last
+
+    def _act_on(self, message: Message, progress: RangeProgress) -> None:
+        error = message.error()
+        if error is None or progress.finished:
+            return
+        if error.code() == KafkaError._PARTITION_EOF:
+            progress.end_of_log(int(message.offset()))  # type: ignore[arg-type]  # always set
+            return
+        log = self._log_now(progress)
+        if progress.position < log.low and self._on_data_loss == "continue":
+            progress.overtaken(log.low)
+            if not progress.finished:
+                self._assign(progress)
+            return
+        raise self._position_lost(error, log, progress)
+
+    def _position_lost(self, error: KafkaError, log: PartitionLog, progress: RangeProgress) -> KafkaPipesError:
+        """Why the broker does not know the position: the log begins behind it, or ends before it."""
+        where, position = self._where(progress), progress.position
+        if position < log.low:
+            return DataLossError(
+                f"{where}: the log begins at {log.low} by now, so {min(log.low, progress.account.end) - position} "
+                "offset(s) were taken by retention or a deletion while they were read; narrow the range, or set "
+                "on_data_loss='continue'"
+            )
+        if position > log.high:
+            return self._cut_back(log.high, progress)
+        return failure(error, where, self._config)
+
+    def _log_now(self, progress: RangeProgress) -> PartitionLog:
+        item = progress.account.range
+        key = item.topic, int(item.partition)  # type: ignore[arg-type]  # concrete
+        with LogReader(self._config, self._stall_timeout_s) as reader:
+            return reader.logs({key})[key]
 
     def _check_origin(self, messages: list[Message], account: RangeReport) -> None:
         """Every record must come from the partition that was asked for: a stale one would count twice."""
@@ -157,7 +230,36 @@ class Fetcher:
             error = self._complaints.find(kind)
             if error and error.code() != KafkaError._SSL:  # a handshake cut short by a restart is tried again
                 raise failure(error, self._where(progress), self._config)
+        if too_large := self._complaints.too_large:
+            raise ConfigError(self._config.scrub(f"{self._where(progress)}: {too_large}; raise that property"))
+        if progress.ends_at is not None:
+            self._check_truncated(progress)
+        if progress.stalled:
+            progress.fetched_to(self._fetch_position(progress.account))
         progress.check_stall(self._config.scrub(self._complaints.last))
+
+    def _check_truncated(self, progress: RangeProgress) -> None:
+        """A log that ends below what it held when planned was cut, or its new leader does not know better yet.
+
+        Such a leader refuses to name its end (KIP-207), so an answer is final.
+        """
+        log = self._log_now(progress)
+        limit = log.stable if self._config.reads_committed else log.high
+        if limit < progress.account.stable:
+            raise self._cut_back(limit, progress)
+        progress.ends_at = None
+
+    def _cut_back(self, limit: int, progress: RangeProgress) -> TruncationError:
+        return TruncationError(
+            f"{self._where(progress)}: the log ends at {limit} by now, it held records up to "
+            f"{progress.account.stable} when the read was planned; {ADVICE[TruncationError]}"
+        )
+
+    def _fetch_position(self, account: RangeReport) -> int:
+        """The offset that the client asks for next, by its own statistics (librdkafka's STATISTICS.md); -1 unknown."""
+        topics = json.loads(self._complaints.statistics or "{}").get("topics", {})
+        partitions = topics.get(account.range.topic, {}).get("partitions", {})
+        return int(partitions.get(str(account.range.partition), {}).get("next_offset", -1))
 
     def _fitting(self, batch: RecordBatch) -> int:
         """How many records to ask for next, by the size of those that came."""
@@ -167,3 +269,8 @@ class Fetcher:
     def _where(self, progress: RangeProgress) -> str:
         account = progress.account
         return f"reading {account.range} at {account.range.topic}:{account.range.partition}@{progress.position}"
+
+
+def _epoch(message: Message) -> int:
+    epoch = message.leader_epoch()
+    return -1 if epoch is None else epoch

@@ -1,12 +1,15 @@
 """Before a read: symbolic bounds → offsets, and every range checked against the log."""
 
+import logging
+import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition, Uuid
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin import OffsetSpec as _OffsetSpec  # type: ignore[attr-defined]  # public, but not in an __all__
 
@@ -28,10 +31,14 @@ ON_SHORT = ("raise", "stop", "wait")
 _SLICE_S = 0.8  # one blocking call of the client at the most: Ctrl-C is seen between two
 _FIRST_SLICE_S = 0.01  # a client that connects meanwhile notices only in its next call
 _CREATION_S = 5.0  # a topic that the cluster makes on first use is there by then
+_IDENTITY_S = 5.0  # a cluster that has not told a topic's identity by then, but all else, does not tell it
 OffsetSpec: Any = _OffsetSpec  # its methods carry no types
+_NO_IDENTITY = str(Uuid(0, 0))  # of a topic in a cluster older than Kafka 2.8
 _NO_SUCH_TIME = -1  # the broker's answer where no record is at or after a time
 Partition = tuple[str, int]
 Answer = TypeVar("Answer")
+
+_log = logging.getLogger("kafkapipes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +49,15 @@ class PartitionLog:
         low: first offset that is kept
         stable: last stable offset: below it no transaction is open
         high: high watermark: below it every record is replicated
+        epoch: leader epoch at that time; no record below `high` has a later one; -1 where unknown
+        topic_id: identity of the topic; "" where unknown
     """
 
     low: int
     stable: int
     high: int
+    epoch: int = -1
+    topic_id: str = ""
 
 
 def plan_ranges(
@@ -75,12 +86,14 @@ def plan_ranges(
         return ReadReport([])
     with LogReader(config, connect_timeout_s) as reader:
         partitions = {topic: reader.partitions(topic) for topic in dict.fromkeys(item.topic for item in wanted)}
+        topic_ids = {topic: reader.topic_id(topic) for topic in partitions}  # before the offsets, which it vouches for
         expanded = [piece for item in wanted for piece in expand(item, partitions[item.topic])]
         logs = reader.logs({(item.topic, int(item.partition)) for item in expanded})  # type: ignore[arg-type]  # expanded
         times = reader.offsets_at(expanded)
     accounts = []
     for item in expanded:
         log = logs[item.topic, int(item.partition)]  # type: ignore[arg-type]  # expanded
+        log = replace(log, topic_id=topic_ids[item.topic])
         limit = log.stable if config.reads_committed else log.high
         accounts.append(settle(resolve(item, log.low, limit, times), log, limit, on_data_loss, on_short))
     return ReadReport(accounts)
@@ -134,10 +147,10 @@ def settle(item: OffsetRange, log: PartitionLog, limit: int, on_data_loss: str, 
             "or set on_data_loss='continue'"
         )
     if end <= limit or start == end:
-        return RangeReport(item, log.low, max(limit, end))
+        return RangeReport(item, log.low, max(limit, end), log.topic_id, log.epoch, limit)
     if on_short == "raise" or (on_short == "wait" and start > log.high):
         raise DataLossError(_short_text(item, where, end, log))
-    return RangeReport(item, log.low, limit if on_short == "stop" else end)
+    return RangeReport(item, log.low, limit if on_short == "stop" else end, log.topic_id, log.epoch, limit)
 
 
 def _short_text(item: OffsetRange, where: str, end: int, log: PartitionLog) -> str:
@@ -170,24 +183,50 @@ class LogReader:
     def __enter__(self) -> "LogReader":
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self._admin = None  # the last reference: the client and its threads end here, before any fork
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        last_reference, self._admin = [self._admin], None
+        if kind is not None:  # the client may be looking up a name, and would end only after that: seconds
+            threading.Thread(target=last_reference.clear, name="kafkapipes-release", daemon=True).start()
+        # Else the client and its threads end here, before any fork.
 
     def partitions(self, topic: str) -> list[int]:
         """The partitions of a topic, ascending."""
-        metadata = self._metadata(topic)
+        metadata = self._metadata(topic).topics[topic]
         if metadata.error is not None:
             where = f"topic {topic}"
             raise failure(metadata.error, where, self._config)
         return sorted(metadata.partitions)
 
+    def topic_id(self, topic: str) -> str:
+        """The identity of a topic, which another topic of the same name would not have; "" where none is told."""
+
+        asked: list[Future[Any]] = []
+
+        def ask(timeout_s: float) -> str | None:
+            if not asked:
+                asked.append(ask_topic_id(self._client(), topic, _IDENTITY_S))
+            if not wait(asked, timeout_s).done:
+                return None
+            return topic_id_of(asked.pop(), 0)
+
+        until = min(self._deadline, time.monotonic() + _IDENTITY_S)
+        metadata = self._metadata(topic)
+        with suppress(ConnectError):  # all else was answered
+            if metadata.controller_id in metadata.brokers:  # who answers this question
+                return self._retry(ask, f"asking for the identity of topic {topic}", until)
+        _log.warning("no broker tells the identity of topic %s: made anew while it is read, it is not noticed", topic)
+        return ""
+
     def logs(self, partitions: set[Partition]) -> dict[Partition, PartitionLog]:
-        """Log start, last stable offset and high watermark of each partition."""
+        """Log start, last stable offset, high watermark and leader epoch of each partition."""
         committed, uncommitted = IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED
         low = self._offsets(partitions, OffsetSpec.earliest(), uncommitted)
         stable = self._offsets(partitions, OffsetSpec.latest(), committed)
         high = self._offsets(partitions, OffsetSpec.latest(), uncommitted)
-        return {key: PartitionLog(low[key], stable[key], high[key]) for key in partitions}
+        return {
+            key: PartitionLog(low[key].offset, stable[key].offset, high[key].offset, _epoch(high[key]))
+            for key in partitions
+        }
 
     def offsets_at(self, ranges: list[OffsetRange]) -> dict[tuple[str, int, int], int]:
         """(topic, partition, ms) → first offset at or after that time, for every `@MS` in `ranges`."""
@@ -201,16 +240,17 @@ class LogReader:
         for milliseconds, partitions in wanted.items():
             spec = OffsetSpec.for_timestamp(milliseconds)
             level = IsolationLevel.READ_COMMITTED if self._config.reads_committed else IsolationLevel.READ_UNCOMMITTED
-            for (topic, partition), offset in self._offsets(partitions, spec, level, lowest=_NO_SUCH_TIME).items():
-                found[topic, partition, milliseconds] = offset
+            for (topic, partition), answer in self._offsets(partitions, spec, level, lowest=_NO_SUCH_TIME).items():
+                found[topic, partition, milliseconds] = answer.offset
         return found
 
     def _metadata(self, topic: str) -> Any:
         """The metadata of one topic; a leader that is being elected is waited for."""
 
         def ask(timeout_s: float) -> Any:
-            found = self._client().list_topics(topic, timeout=timeout_s).topics[topic]
-            code = None if found.error is None else found.error.code()
+            found = self._client().list_topics(topic, timeout=timeout_s)
+            error = found.topics[topic].error
+            code = None if error is None else error.code()
             being_made = code == KafkaError.UNKNOWN_TOPIC_OR_PART and time.monotonic() < self._create_until
             return None if being_made or code in _PASSING else found
 
@@ -218,15 +258,15 @@ class LogReader:
 
     def _offsets(
         self, partitions: set[Partition], spec: Any, level: IsolationLevel, lowest: int = 0
-    ) -> dict[Partition, int]:
-        """The offset of each partition; asked again where the connection broke or the leader moved.
+    ) -> dict[Partition, Any]:
+        """The answer for each partition; asked again where the connection broke or the leader moved.
 
         A broken connection may look like an answer, with an offset below `lowest` (librdkafka's OFFSET_INVALID).
         """
-        answers: dict[Partition, int] = {}
+        answers: dict[Partition, Any] = {}
         asked: dict[Partition, Future[Any]] = {}
 
-        def ask(timeout_s: float) -> dict[Partition, int] | None:
+        def ask(timeout_s: float) -> dict[Partition, Any] | None:
             if missing := partitions - answers.keys() - asked.keys():
                 request = {TopicPartition(topic, partition): spec for topic, partition in missing}
                 left_s = max(self._deadline - time.monotonic(), 0.1)
@@ -235,32 +275,32 @@ class LogReader:
             until = time.monotonic() + timeout_s
             for key in list(asked):
                 try:
-                    offset = asked[key].result(max(0.0, until - time.monotonic())).offset
+                    answer = asked[key].result(max(0.0, until - time.monotonic()))
                 except TimeoutError:
                     continue
                 except KafkaException:
                     del asked[key]
                     raise
                 del asked[key]
-                if offset >= lowest:
-                    answers[key] = offset
+                if answer.offset >= lowest:
+                    answers[key] = answer
             return answers if len(answers) == len(partitions) else None
 
         names = sorted(f"{topic}:{partition}" for topic, partition in partitions)
         return self._retry(ask, f"asking for the offsets of {', '.join(names[:5])}{', ...' if names[5:] else ''}")
 
-    def _retry(self, ask: Callable[[float], Answer | None], where: str) -> Answer:
+    def _retry(self, ask: Callable[[float], Answer | None], where: str, until: float | None = None) -> Answer:
         """Ask in short slices until an answer comes, a lasting error shows, or the deadline passes."""
-        slice_s, last = _FIRST_SLICE_S, ""
+        slice_s, last, deadline = _FIRST_SLICE_S, "", until or self._deadline
         while True:
             began = time.monotonic()
-            if began >= self._deadline:
+            if began >= deadline:
                 raise self._unreachable(where, last)
             try:
-                answer = ask(min(self._deadline - began, slice_s))
+                answer = ask(min(deadline - began, slice_s))
             except KafkaException as exc:
                 error = failure_of(exc, where, self._config)
-                if exc.args[0].code() not in _RETRIED:
+                if exc.args[0].code() not in RETRIED:
                     raise error from None
                 answer, last = None, describe(exc.args[0])
             if answer is not None:
@@ -268,7 +308,7 @@ class LogReader:
             self._client().poll(0)  # only now does the client say why
             if denied := self._complaints.find(AuthError):
                 raise failure(denied, where, self._config) from None
-            time.sleep(max(0.0, min(began + slice_s, self._deadline) - time.monotonic()))
+            time.sleep(max(0.0, min(began + slice_s, deadline) - time.monotonic()))
             slice_s = min(2 * slice_s, _SLICE_S)
 
     def _unreachable(self, where: str, last: str) -> KafkaPipesError:
@@ -292,10 +332,36 @@ _PASSING = {
     KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH, KafkaError.OFFSET_NOT_AVAILABLE,
     KafkaError.KAFKA_STORAGE_ERROR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError._NOENT,
 }  # fmt: skip
-_RETRIED = _PASSING | {
+RETRIED = _PASSING | {
     KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE,
     KafkaError._WAIT_COORD, KafkaError.REQUEST_TIMED_OUT, KafkaError._TIMED_OUT_QUEUE, KafkaError.NETWORK_EXCEPTION,
 }  # fmt: skip
+
+
+def ask_topic_id(admin: AdminClient, topic: str, timeout_s: float) -> "Future[Any]":
+    """Ask for a topic's description, without waiting."""
+    asked: Future[Any] = admin.describe_topics(TopicCollection([topic]), request_timeout=timeout_s)[topic]
+    return asked
+
+
+def topic_id_of(asked: "Future[Any]", timeout_s: float) -> str:
+    """The topic's identity in the answer; "" where the cluster has no identities.
+
+    Raises:
+        TimeoutError: no answer yet
+        KafkaException: the answer is an error
+    """
+    try:
+        found = str(asked.result(timeout_s).topic_id)
+    except KafkaException as exc:
+        if exc.args[0].code() == KafkaError._UNSUPPORTED_FEATURE:
+            return ""
+        raise
+    return "" if found == _NO_IDENTITY else found
+
+
+def _epoch(answer: Any) -> int:
+    return -1 if answer.leader_epoch is None else int(answer.leader_epoch)
 
 
 def _listed(partitions: list[int]) -> str:

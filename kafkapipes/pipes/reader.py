@@ -79,7 +79,7 @@ class PartitionReader(IterDataPipe[RecordBatch]):
             "connect_timeout_s": connect_timeout_s, "on_data_loss": on_data_loss, "on_short": on_short,
         }  # fmt: skip
         self._fetching: dict[str, Any] = {
-            "batch_records": batch_records, "stall_timeout_s": stall_timeout_s,
+            "batch_records": batch_records, "stall_timeout_s": stall_timeout_s, "on_data_loss": on_data_loss,
             "timestamps": timestamps, "headers": headers,
         }  # fmt: skip
         self._wanted: list[OffsetRange] | None = None
@@ -123,6 +123,7 @@ class PartitionReader(IterDataPipe[RecordBatch]):
         with Fetcher(self._client, **self._fetching) as fetcher:
             for account in self.report:
                 yield from fetcher.fetch(account)
+            fetcher.confirm()
 
     def _listed(self) -> list[OffsetRange]:
         """The ranges asked for, taken from the source once: it may be good for one pass only."""

@@ -1,0 +1,115 @@
+"""Beside a read: is each topic still the one that was planned? Asked now and then, and at the end."""
+
+import time
+from concurrent.futures import Future, wait
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+
+from kafkapipes.errors import StalledError, TopicChangedError
+from kafkapipes.kafka.config import ClientConfig
+from kafkapipes.kafka.failures import ADVICE, Complaints, failure_of
+from kafkapipes.kafka.offsets import RETRIED, ask_topic_id, topic_id_of
+
+CHECK_S = 5.0  # between two questions during a read
+DOUBT_S = 1.0  # a topic was deleted if two answers, so far apart, do not know it: one broker may lag behind
+_REQUEST_S = 5.0
+_SLICE_S = 0.2  # Ctrl-C is seen between two waits
+
+
+class TopicWatch:
+    """Asks for the identity of topics while they are read. For one process.
+
+    Without it a consumer goes on, at its old offset, in a topic that was deleted and made anew.
+    """
+
+    def __init__(self, config: ClientConfig, timeout_s: float) -> None:
+        self._config = config
+        self._timeout_s = timeout_s
+        self._complaints = Complaints(config)
+        self._admin: AdminClient | None = None
+        self._planned: dict[str, str] = {}  # topic → identity
+        self._asked: tuple[str, Future[Any]] | None = None
+        self._next = 0.0
+        self._unknown_since: dict[str, float] = {}
+
+    def tick(self, topic: str, topic_id: str) -> None:
+        """Ask, and look whether an answer has come, without waiting for it; a topic without identity is let be.
+
+        Raises:
+            TopicChangedError, TopicError: the topic was made anew, or deleted.
+        """
+        if not topic_id:
+            return
+        self._planned[topic] = topic_id
+        if self._asked is None:
+            if time.monotonic() >= self._next:
+                self._asked = topic, self._ask(topic)
+        elif self._asked[1].done():
+            asked, self._asked = self._asked, None
+            self._next = time.monotonic() + (CHECK_S if self._judge(*asked) else DOUBT_S)
+
+    def confirm(self) -> None:
+        """Ask once more for every topic that was read, and wait for the answers.
+
+        Raises:
+            TopicChangedError, TopicError: a topic was made anew, or deleted
+            StalledError: no answer came
+        """
+        for topic in self._planned:
+            deadline = time.monotonic() + self._timeout_s
+            while True:
+                asked = self._ask(topic)
+                while not asked.done():
+                    wait([asked], _SLICE_S)
+                    if time.monotonic() > deadline:
+                        raise self._unconfirmed(topic)
+                if self._judge(topic, asked):
+                    break
+                time.sleep(_SLICE_S)
+                if time.monotonic() > deadline:
+                    raise self._unconfirmed(topic)
+
+    def close(self) -> None:
+        """End the client that asks. Left to the garbage collector, it could be torn down amid a call of its own."""
+        self._asked = self._admin = None
+
+    def _judge(self, topic: str, asked: "Future[Any]") -> bool:
+        """Whether an answer says that the topic is the one that was planned; False where it says nothing."""
+        try:
+            found = topic_id_of(asked, 0)
+        except KafkaException as exc:
+            code = exc.args[0].code()
+            if code == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                now = time.monotonic()
+                if now - self._unknown_since.setdefault(topic, now) < DOUBT_S:
+                    return False
+            elif code in RETRIED:
+                return False
+            raise failure_of(exc, f"topic {topic} while it was read", self._config) from None
+        self._unknown_since.pop(topic, None)
+        planned = self._planned[topic]
+        if found not in ("", planned):
+            raise TopicChangedError(
+                f"topic {topic} was deleted and made anew while it was read: wanted the topic of id {planned}, found "
+                f"{found}; {ADVICE[TopicChangedError]}, so drop what was read and plan again"
+            )
+        return True
+
+    def _ask(self, topic: str) -> "Future[Any]":
+        if self._admin is None:
+            self._admin = AdminClient(self._complaints.listening(self._config.admin()))
+        return ask_topic_id(self._admin, topic, min(_REQUEST_S, self._timeout_s))
+
+    def _unconfirmed(self, topic: str) -> StalledError:
+        if self._admin is not None:
+            self._admin.poll(0)  # only now does the client say why
+        cause = self._complaints.last
+        return StalledError(
+            self._config.scrub(
+                f"topic {topic} was read to the end, but no broker confirmed within {self._timeout_s:g} s that it is "
+                f"still the topic that was planned{f'; last word of the client: {cause}' if cause else ''}; check the "
+                "broker, or raise stall_timeout_s"
+            )
+        )

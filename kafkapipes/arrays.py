@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from kafkapipes.errors import ConfigError, DecodeError
+from kafkapipes.options import shown
 from kafkapipes.records import BytesColumn
 from kafkapipes.report import RangeReport
 
@@ -86,13 +87,13 @@ def parse_shape(shape: str | Sequence[int] | int | None) -> Shape | None:
     try:
         numbers = tuple(_dimensions(shape))
     except (TypeError, ValueError):
-        raise ConfigError(f"the shape is {shape!r}, {rule}") from None
+        raise ConfigError(f"the shape is {shown(shape)}, {rule}") from None
     sensible = all(number > 0 or number == -1 for number in numbers) and numbers.count(-1) <= 1
     if not numbers or not sensible:
-        raise ConfigError(f"the shape is {shape!r}, {rule}")
+        raise ConfigError(f"the shape is {shown(shape)}, {rule}")
     if len(numbers) > MAX_DIMENSIONS or abs(math.prod(numbers)) > MAX_ELEMENTS:
         raise ConfigError(
-            f"the shape is {shape!r}, wanted at most {MAX_DIMENSIONS} dimensions and {MAX_ELEMENTS} elements"
+            f"the shape is {shown(shape)}, wanted at most {MAX_DIMENSIONS} dimensions and {MAX_ELEMENTS} elements"
         )
     return numbers
 

@@ -2,14 +2,14 @@
 
 from kafkapipes.errors import ConfigError
 
-_SHOWN = 200  # characters of a value in a message
+_SHOWN = 300  # characters of a value in a message
 
 
 def shown(value: object) -> str:
     """A value for a message: its repr, which escapes control characters, cut where it is long.
 
     >>> shown("a\\n"), len(shown("a" * 10_000))
-    ("'a\\\\n'", 220)
+    ("'a\\\\n'", 322)
     """
     try:
         text = repr(value)

@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from kafkapipes.errors import RangeError
+from kafkapipes.options import shown
 
 MAX_OFFSET = 2**63 - 1  # offsets are int64 in the protocol
 MAX_PARTITION = 2**31 - 1  # partitions are int32
+MAX_RANGES = 100_000  # in one text: no dataset has more, and each is asked about before the first record is read
 # Kafka's own rule for topic names (org.apache.kafka.common.internals.Topic): it excludes `:` and `,`.
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _BLANKS = " \t"
@@ -93,7 +95,7 @@ class OffsetRange:
             _check_integer("the partition", self.partition, 0, MAX_PARTITION)
         if not (self.start is Symbol.EARLIEST or isinstance(self.start, Last | AtTime)):
             _check_integer("the start", self.start, 0, MAX_OFFSET)
-        if not (self.end in (Symbol.LATEST, Symbol.UNBOUNDED) or isinstance(self.end, AtTime)):
+        if not (self.end is Symbol.LATEST or self.end is Symbol.UNBOUNDED or isinstance(self.end, AtTime)):
             _check_integer("the end", self.end, 0, MAX_OFFSET)
         if isinstance(self.start, int) and isinstance(self.end, int) and self.start > self.end:
             raise RangeError(f"start {self.start} lies behind end {self.end}: a range runs from start up to end")
@@ -123,10 +125,12 @@ def parse_ranges(text: str) -> list[OffsetRange]:
      OffsetRange(topic='clicks', partition=1, start=EARLIEST, end=LATEST)]
 
     Raises:
-        RangeError: names the part, the whole text and the rule that was broken.
+        RangeError: names the part, the text and the rule that was broken; or there are more than 100,000 ranges.
     """
     if not isinstance(text, str):
-        raise RangeError(f"a range text is a str, found {type(text).__name__} {text!r}; {GRAMMAR}")
+        raise RangeError(f"a range text is a str, found {type(text).__name__} {shown(text)}; {GRAMMAR}")
+    if (count := text.count(",") + 1) > MAX_RANGES:
+        raise RangeError(f"wanted at most {MAX_RANGES} ranges in a text, found {count}; give several texts")
     return [_parse_part(part, text) for part in text.split(",")]
 
 
@@ -169,14 +173,14 @@ def share_ranges(ranges: Sequence[OffsetRange], instances: int, instance: int) -
 
 
 def _parse_part(part: str, text: str) -> OffsetRange:
-    fields = [field.strip(_BLANKS) for field in part.split(":")]
     try:
-        if len(fields) != 4:
-            raise RangeError(f"has {len(fields)} field(s) between colons, wanted 4")
-        topic, partition, start, end = fields
+        if (colons := part.count(":")) != 3:
+            raise RangeError(f"has {colons + 1} field(s) between colons, wanted 4")
+        topic, partition, start, end = (field.strip(_BLANKS) for field in part.split(":"))
         return OffsetRange(topic, _parse_partition(partition), _parse_start(start), _parse_end(end))
     except RangeError as exc:
-        where = f"part {part.strip(_BLANKS)!r}" + (f" of {text!r}" if part.strip(_BLANKS) != text else "")
+        part = part.strip(_BLANKS)
+        where = f"part {shown(part)}" + (f" of {shown(text)}" if part != text else "")
         raise RangeError(f"{where}: {exc}; {GRAMMAR}") from None
 
 
@@ -208,18 +212,18 @@ def _parse_integer(name: str, field: str) -> int:
     # str.isdigit alone accepts other scripts' digits, and int() accepts underscores and signs.
     # 20 digits hold any int64; a longer text is refused before int() pays for it.
     if not (field.isascii() and field.isdigit() and len(field) <= 20):
-        raise RangeError(f"{name} is {field!r}, wanted digits 0-9 or a word that is allowed there")
+        raise RangeError(f"{name} is {shown(field)}, wanted digits 0-9 or a word that is allowed there")
     return int(field)
 
 
 def _check_integer(name: str, value: object, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise RangeError(f"{name} is {value!r}, wanted a whole number from {low} to {high}")
+        raise RangeError(f"{name} is {shown(value)}, wanted a whole number from {low} to {high}")
 
 
 def _check_topic(topic: object) -> None:
     if not isinstance(topic, str) or not _TOPIC.fullmatch(topic) or topic in (".", ".."):
-        raise RangeError(f"the topic is {topic!r}, wanted 1 to 249 of a-z A-Z 0-9 . _ - and not . or ..")
+        raise RangeError(f"the topic is {shown(topic)}, wanted 1 to 249 of a-z A-Z 0-9 . _ - and not . or ..")
 
 
 def _field_text(field: object) -> str:

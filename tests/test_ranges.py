@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kafkapipes.errors import RangeError
+from kafkapipes.options import shown
 from kafkapipes.ranges import MAX_OFFSET, AtTime, Last, OffsetRange, Symbol, format_ranges, parse_ranges, share_ranges
 
 topics = st.from_regex(r"[a-zA-Z0-9._-]{1,30}", fullmatch=True).filter(lambda name: name not in (".", ".."))
@@ -71,7 +72,7 @@ BAD_TEXTS = [
 def test_a_bad_text_is_refused_with_the_part_and_the_rule(text):
     with pytest.raises(RangeError, match=r"part .*topic:partition:start:end") as caught:
         parse_ranges(text)
-    assert repr(text) in str(caught.value)
+    assert shown(text) in str(caught.value)
 
 
 def test_the_error_names_the_part_and_the_whole_text():
@@ -102,8 +103,17 @@ def test_a_symbolic_range_has_no_length_yet():
         len(OffsetRange("t", 0, 0, Symbol.LATEST))
 
 
-def test_a_hundred_thousand_ranges_parse():
+def test_a_hundred_thousand_ranges_parse_and_more_are_refused():
     assert len(parse_ranges(",".join(["t:0:0:1"] * 100_000))) == 100_000
+
+    with pytest.raises(RangeError, match="wanted at most 100000 ranges in a text, found 100001"):
+        parse_ranges(",".join(["t:0:0:1"] * 100_001))
+
+
+def test_a_long_text_is_cut_in_the_error():
+    with pytest.raises(RangeError, match="characters") as caught:
+        parse_ranges("t:0:0:1," * 10_000)
+    assert len(str(caught.value)) < 1000
 
 
 @given(st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 50)), max_size=6), st.integers(1, 9))

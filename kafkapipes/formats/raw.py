@@ -13,7 +13,7 @@ import numpy as np
 from kafkapipes.arrays import MAX_ELEMENTS, ArrayBatch, Column, Shape, TextColumn, parse_shape
 from kafkapipes.dead_letters import LeftOut
 from kafkapipes.errors import ConfigError, DecodeError
-from kafkapipes.options import check_count
+from kafkapipes.options import check_count, shown
 from kafkapipes.records import BytesColumn, RecordBatch
 
 
@@ -116,17 +116,18 @@ def element_type(name: str | np.dtype | type, elements: int | None = None) -> El
     Raises:
         ConfigError: no such type, or one that holds no numbers.
     """
-    if name in ("string", "str"):
+    if isinstance(name, str) and name in ("string", "str"):
         return Text()
-    if name == "bytes":
+    if isinstance(name, str) and name == "bytes":
         return Blob()
     rule = "wanted the name of a NumPy bool or number such as 'uint8', 'float32' or '>f4', or 'string' or 'bytes'"
     try:
-        dtype = np.dtype(name)
+        with warnings.catch_warnings(action="ignore"):  # NumPy has names that it would rather not have
+            dtype = np.dtype(name)
     except (TypeError, ValueError, SyntaxError):
-        raise ConfigError(f"the type is {name!r}, {rule}") from None
+        raise ConfigError(f"the type is {shown(name)}, {rule}") from None
     if name is None or dtype.kind not in "biufc" or dtype.subdtype is not None:
-        raise ConfigError(f"the type is {name!r}, {rule}")
+        raise ConfigError(f"the type is {shown(name)}, {rule}")
     if elements is not None:
         check_count("the number of elements of a sample", elements, MAX_ELEMENTS)
     return Numbers(dtype, elements)
@@ -166,7 +167,9 @@ class RawFormat:
             raise ConfigError("input_config has no data_type, wanted a type such as 'uint8'")
         data_type, label_type = config["data_type"], config.get("label_type") or None
         if not (isinstance(data_type, str) and isinstance(label_type, str | None)):
-            raise ConfigError(f"data_type is {data_type!r} and label_type {label_type!r}, wanted names such as 'uint8'")
+            raise ConfigError(
+                f"data_type is {shown(data_type)} and label_type {shown(label_type)}, wanted names such as 'uint8'"
+            )
         shapes: Mapping[str, Any] = config  # Any: parse_shape checks the types
         data_shape = shape_for(element_type(data_type), parse_shape(shapes.get("data_reshape")), "data_reshape")
         label_shape = parse_shape(shapes.get("label_reshape"))

@@ -17,7 +17,7 @@ from kafkapipes.formats.raw import ElementType, Numbers, as_array, element_type,
 from kafkapipes.kafka.config import ClientConfig
 from kafkapipes.kafka.failures import Complaints, describe, failure_of
 from kafkapipes.kafka.offsets import LogReader
-from kafkapipes.options import check_seconds
+from kafkapipes.options import check_seconds, shown
 from kafkapipes.ranges import OffsetRange, format_ranges
 
 STRETCH = 65_536  # records that go to one partition before the next has its turn
@@ -90,9 +90,11 @@ class KafkaSink:
         self.topic = OffsetRange(topic, 0, 0, 0).topic  # which checks it
         check_seconds("connect_timeout_s", connect_timeout_s)
         check_seconds("delivery_timeout_s", delivery_timeout_s)
-        if "message.timeout.ms" in (config or {}):
-            raise ConfigError("config holds message.timeout.ms: pass it as delivery_timeout_s")
+        if not isinstance(description, str):
+            raise ConfigError(f"description is {shown(description)}, wanted a text")
         self._client = ClientConfig(bootstrap_servers, "kafkapipes", config)
+        if config is not None and "message.timeout.ms" in config:
+            raise ConfigError("config holds message.timeout.ms: pass it as delivery_timeout_s")
         self._description = description
         names = (data_type, label_type)
         self._kinds: list[ElementType | None] = [element_type(name) if name else None for name in names]
@@ -100,8 +102,8 @@ class KafkaSink:
         self._labelled: bool | None = None
         with LogReader(self._client, connect_timeout_s, may_create=True) as reader:
             existing = reader.partitions(topic)
-        if partition is not None and partition not in existing:
-            raise ConfigError(f"partition is {partition!r}, wanted one of topic {topic}: {existing}")
+        if partition is not None and not (type(partition) is int and partition in existing):
+            raise ConfigError(f"partition is {shown(partition)}, wanted one of topic {topic}: {existing}")
         self._partitions = existing if partition is None else [partition]
         self._timeout_s = delivery_timeout_s
         properties = Complaints(self._client).listening(self._client.producer())

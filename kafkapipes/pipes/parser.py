@@ -6,6 +6,7 @@ from torch.utils.data import IterDataPipe, functional_datapipe
 
 from kafkapipes.control import ControlMessage, as_control_message
 from kafkapipes.errors import RangeError
+from kafkapipes.options import shown
 from kafkapipes.ranges import OffsetRange, parse_ranges
 
 Source = str | Mapping[str, object] | ControlMessage | OffsetRange
@@ -36,7 +37,7 @@ class RangeParser(IterDataPipe[OffsetRange]):
         elif isinstance(source, Iterable):
             self._sources = source
         else:
-            raise RangeError(f"wanted ranges as text, a control message or an iterable of them, found {source!r}")
+            raise RangeError(f"wanted ranges as text, a control message or an iterable of them, found {shown(source)}")
 
     def __iter__(self) -> Iterator[OffsetRange]:
         for item in self._sources:

@@ -25,7 +25,9 @@ from kafkapipes.errors import (
     TopicError,
     TruncationError,
 )
+from kafkapipes.kafka.config import SecurityWarning
 from kafkapipes.kafka.dead_letter_topic import DeadLetterTopic
+from kafkapipes.kafka.secrets import FromEnvironment
 from kafkapipes.kafka.sink import KafkaSink
 from kafkapipes.pipes.decoder import ByteDecoder
 from kafkapipes.pipes.parser import RangeParser
@@ -39,8 +41,8 @@ from kafkapipes.report import RangeReport, ReadReport
 __all__ = [
     "ArrayBatch", "AtTime", "AuthError", "AuthorizationError", "ByteDecoder", "BytesColumn", "BytesTensor",
     "ConfigError", "ConnectError", "ControlMessage", "ControlMessageError", "CorruptDataError", "DataLossError",
-    "DeadLetter", "DeadLetterTopic", "DecodeError", "DeliveryError", "KafkaPipesError", "KafkaSink", "Last",
-    "OffsetRange", "PartitionReader", "RangeError", "RangeParser", "RangeReport", "ReadReport", "RecordBatch",
-    "Reshaper", "StalledError", "Symbol", "TextColumn", "TopicChangedError", "TopicError", "TrainingKafkaDataset",
-    "Transformer", "TruncationError", "format_ranges", "parse_ranges",
+    "DeadLetter", "DeadLetterTopic", "DecodeError", "DeliveryError", "FromEnvironment", "KafkaPipesError", "KafkaSink",
+    "Last", "OffsetRange", "PartitionReader", "RangeError", "RangeParser", "RangeReport", "ReadReport", "RecordBatch",
+    "Reshaper", "SecurityWarning", "StalledError", "Symbol", "TextColumn", "TopicChangedError", "TopicError",
+    "TrainingKafkaDataset", "Transformer", "TruncationError", "format_ranges", "parse_ranges",
 ]  # fmt: skip

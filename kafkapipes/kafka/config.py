@@ -4,11 +4,14 @@ Property names are librdkafka's (its CONFIGURATION.md).
 """
 
 import logging
+import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing import context
 from typing import Any
 
 from kafkapipes.errors import ConfigError
+from kafkapipes.kafka.addresses import is_loopback, joined_servers
+from kafkapipes.kafka.secrets import LEFT_OUT, HiddenValues, Mask, check_text, fetch, is_scalar
 
 # A range is data, not a subscription: nothing is committed, nothing is skipped, every stored batch is checked.
 SAFE_CONSUMER: dict[str, object] = {
@@ -51,27 +54,28 @@ _CONSUMER_ONLY = (
     "group.", "session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy", "enable.auto.",
     "auto.commit.", "offset.store.", "coordinator.query.", "max.partition.fetch.bytes", "consume.callback.",
 )  # fmt: skip
-_CALLBACK_KEYS = ("error_cb", "oauth_cb", "stats_cb", "throttle_cb", "on_commit", "logger")
-# Words that say nothing about a secret, so error texts may keep them.
-_PLAIN_WORDS = {
-    "plaintext", "ssl", "sasl_plaintext", "sasl_ssl",
-    "plain", "scram-sha-256", "scram-sha-512", "oauthbearer", "gssapi",
-    "true", "false", "none", "error", "earliest", "latest", "read_committed", "read_uncommitted",
-    "gzip", "snappy", "lz4", "zstd", "all", "https",
-}  # fmt: skip
-_SECRET_WORDS = ("password", "secret", "token", "username", "jaas", "oauth", "key.pem", "key.location", "assertion")
-_LEFT_OUT = "<left out when pickled>"
+_CLEAR_MECHANISMS = ("plain", "oauthbearer")  # they send the password, or a token as good as one
+_CALLBACKS = ("error_cb", "oauth_cb", "stats_cb", "throttle_cb", "on_commit")  # called by the client, not for a value
+_PROPERTY = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 client_logger = logging.getLogger("kafkapipes.client")  # librdkafka's own log lines go here,
 client_logger.addHandler(logging.NullHandler())  # and nowhere else unless the application asks for them
 
 
-class ClientConfig:
-    """The user's client properties. Its repr names them and hides every value.
+class SecurityWarning(UserWarning):
+    """A client property gives away a password, or lets somebody else pose as the broker.
 
-    A value may be a callable without arguments: it is called in the process that makes the client, so that a
-    password need never be part of this object. Pickled, the values are left out, except into a process that
-    multiprocessing is starting at that moment, such as a DataLoader's worker.
+    >>> import warnings
+    >>> warnings.filterwarnings("ignore", category=SecurityWarning)  # or "error", to refuse such properties
+    """
+
+
+class ClientConfig:
+    """The user's client properties. Its repr names them and hides every value, and so does what `vars` shows of it.
+
+    A value may be a callable without arguments, such as a `FromEnvironment`: it is called in the process that makes
+    the client, so that a password need never be part of this object. Pickled, the values are left out, except into a
+    process that multiprocessing is starting at that moment, such as a DataLoader's worker.
 
     >>> ClientConfig("broker:9092", "kafkapipes", {"sasl.password": "hunter2"})
     ClientConfig('broker:9092', properties: sasl.password; values hidden)
@@ -80,13 +84,13 @@ class ClientConfig:
     def __init__(
         self, servers: str | Sequence[str], group_id: str, properties: Mapping[str, object] | None = None
     ) -> None:
-        self.servers = _server_text(servers)
+        self.servers = joined_servers(servers)
         self.group_id = _checked_group(group_id)
-        self._properties = _checked_properties(properties or {})
-        self._secrets: set[str] = set()
-        self._others: set[str] = set()
-        self._note_values(self._properties)
+        self._properties = HiddenValues(_checked_properties({} if properties is None else properties))
+        self._mask = Mask(self._properties)
+        self._warned: set[str] = set()
         self._check_forced(FORCED_CONSUMER)
+        self._warn(self._properties)
 
     def consumer(self) -> dict[str, object]:
         """The properties of a range reader."""
@@ -105,7 +109,7 @@ class ClientConfig:
     @property
     def reads_committed(self) -> bool:
         """Whether records of open and aborted transactions are held back."""
-        level = _call_provider("isolation.level", self._properties.get("isolation.level", "read_committed"))
+        level = fetch("isolation.level", self._properties.get("isolation.level", "read_committed"))
         return str(level).lower() == "read_committed"  # the client does not mind the case either
 
     @property
@@ -121,108 +125,125 @@ class ClientConfig:
     def scrub(self, text: str) -> str:
         """`text` without the values of the user's properties, and with control characters escaped.
 
-        A secret is masked wherever it stands. Another value is masked in quotes, as the client repeats what it
-        refuses: a secret may have been put into the wrong property.
+        A secret is masked wherever it stands, also cut off, in JSON, in a URL or in base64; so is a text that is no
+        known word, since a secret may have been put into the wrong property. A number, or the value of a property
+        that names something (`client.id`), is masked in quotes, as the client repeats what it refuses.
         """
-        for value in sorted(self._secrets, key=len, reverse=True):
-            text = text.replace(value, "***")
-        for value in self._others:
-            text = text.replace(f'"{value}"', '"***"').replace(f"`{value}`", "`***`")
-        return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+        return self._mask.scrub(text)
 
     def __repr__(self) -> str:
         names = ", ".join(sorted(self._properties)) or "none"
         return f"ClientConfig({self.servers!r}, properties: {names}; values hidden)"
 
-    def __reduce__(self) -> tuple[object, ...]:
-        # The same rule by which multiprocessing guards its own authentication key.
-        spawning = context.get_spawning_popen() is not None
-        kept = {
-            key: value if spawning or callable(value) else _LEFT_OUT
-            for key, value in self._properties.items()
-            if spawning or key != "logger"  # no value to miss: the lines go to our own logger again
-        }
-        return type(self), (self.servers, self.group_id, kept)
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._mask = Mask(self._properties)
 
     def _resolved(self) -> dict[str, object]:
-        if gone := sorted(key for key, value in self._properties.items() if value == _LEFT_OUT):
+        if gone := sorted(name for name, value in self._properties.items() if value == LEFT_OUT):
             raise ConfigError(
-                f"the values of {', '.join(gone)} were left out when this object was pickled; give a callable that "
-                "fetches the value, such as functools.partial(os.getenv, 'NAME'), or pass the config again"
+                f"the values of {', '.join(gone)} were left out when this object was pickled; give a provider such as "
+                "FromEnvironment('NAME'), or pass the config again"
             )
-        resolved = {key: _call_provider(key, value) for key, value in self._properties.items()}
-        self._note_values(resolved)
+        resolved = {
+            name: value if name in _CALLBACKS or name == "logger" else fetch(name, value)
+            for name, value in self._properties.items()
+        }
+        self._mask.add(resolved)
+        self._warn(resolved)
         return resolved
 
     def _without_consumer_properties(self, defaults: dict[str, object]) -> dict[str, object]:
         common = {key: value for key, value in self._resolved().items() if not key.startswith(_CONSUMER_ONLY)}
         return {**defaults, **common, "bootstrap.servers": self.servers}
 
-    def _note_values(self, properties: Mapping[str, object]) -> None:
-        """Remember what `scrub` has to mask: what was typed, and what a callable fetched when a client was made."""
-        for key, value in properties.items():
-            if isinstance(value, str | int) and not isinstance(value, bool) and value != _LEFT_OUT:
-                secret = any(word in key for word in _SECRET_WORDS)
-                if len(str(value)) > 2 and (secret or str(value).lower() not in _PLAIN_WORDS):
-                    (self._secrets if secret else self._others).add(str(value))
+    def _warn(self, properties: Mapping[str, object]) -> None:
+        """Warn of what is insecure, of each thing once; a worker's copy has been warned of already."""
+        for text in insecurities(self.servers, properties):
+            if text not in self._warned:
+                self._warned.add(text)
+                warnings.warn(text, SecurityWarning, stacklevel=2)
 
     def _check_forced(self, forced: Mapping[str, object]) -> None:
         for key, value in forced.items():
             found = self._properties.get(key, value)
-            if found != _LEFT_OUT and str(found).lower() != str(value).lower():
+            if found != LEFT_OUT and str(found).lower() != str(value).lower():
                 raise ConfigError(
                     f"config sets {key}, wanted {value!r}: records could be lost or doubled in silence; leave it out"
                 )
 
 
-def _call_provider(key: str, value: object) -> object:
-    if key in _CALLBACK_KEYS or not callable(value):
-        return value
-    found = value()
-    if not isinstance(found, str | int | float | bool):
-        raise ConfigError(
-            f"the callable for the property {key} returned {type(found).__name__}, wanted a text or number"
+def insecurities(servers: str, properties: Mapping[str, object]) -> list[str]:
+    """What a client with these properties would do that a user should know of, each in a sentence.
+
+    >>> insecurities("broker:9092", {"ssl.endpoint.identification.algorithm": "none"})
+    ["ssl.endpoint.identification.algorithm is 'none': whoever has any certificate of the same authority can pose as
+     the broker; leave it out"]
+    """
+    words = {name: str(value).lower() for name, value in properties.items() if is_scalar(value)}
+    mechanism = words.get("sasl.mechanism") or words.get("sasl.mechanisms")
+    remote = [server for server in servers.split(",") if not is_loopback(server)]
+    found = []
+    if words.get("security.protocol") == "sasl_plaintext" and mechanism in _CLEAR_MECHANISMS and remote:
+        found.append(
+            f"security.protocol is SASL_PLAINTEXT and sasl.mechanism {mechanism.upper()}: the password or token goes "
+            f"to {remote[0]} in clear, for everybody in between to read; use SASL_SSL"
+        )
+    if words.get("enable.ssl.certificate.verification") in ("false", "f", "0"):
+        found.append(
+            "enable.ssl.certificate.verification is off: whoever stands in between can pose as the broker; leave it "
+            "on, and name the authority of the broker's certificate in ssl.ca.location"
+        )
+    if words.get("ssl.endpoint.identification.algorithm") == "none":
+        found.append(
+            "ssl.endpoint.identification.algorithm is 'none': whoever has any certificate of the same authority can "
+            "pose as the broker; leave it out"
         )
     return found
 
 
-def _server_text(servers: str | Sequence[str]) -> str:
-    listed = [servers] if isinstance(servers, str) else list(servers) if isinstance(servers, list | tuple) else []
-    if not listed or not all(isinstance(item, str) and item.strip() for item in listed):
-        raise ConfigError(f"bootstrap_servers is {servers!r}, wanted 'host:port' or a list of them")
-    text = ",".join(item.strip() for item in listed)
-    _check_text("bootstrap_servers", text)
-    return text
-
-
 def _checked_group(group_id: object) -> str:
     # The client aborts the whole process on a group that is blank or no UTF-8.
-    if not isinstance(group_id, str) or not group_id.strip():
-        raise ConfigError(f"group_id is {group_id!r}, wanted a name; nothing is committed under it")
-    _check_text("group_id", group_id)
+    wanted = "wanted a name of at most 249 characters; nothing is committed under it"
+    if not isinstance(group_id, str):
+        raise ConfigError(f"group_id is a {type(group_id).__name__}, {wanted}")
+    check_text("group_id", group_id)
+    if not group_id.strip() or len(group_id) > 249:
+        raise ConfigError(f"group_id has {len(group_id)} characters, {len(group_id.strip())} without blanks, {wanted}")
     return group_id
 
 
-def _check_text(name: str, text: str, show: bool = True) -> None:
-    """Raise unless the client's C library can hold a text."""
-    if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
-        raise ConfigError(f"{name} {f'is {text!r}' if show else 'holds a character'} that UTF-8 or C cannot hold")
-
-
 def _checked_properties(properties: Mapping[str, object]) -> dict[str, object]:
-    if not isinstance(properties, Mapping) or not all(isinstance(key, str) for key in properties):
-        raise ConfigError("config is not a dictionary from property names to values")
+    if not isinstance(properties, Mapping):
+        raise ConfigError(f"config is a {type(properties).__name__}, wanted a dictionary from property names to values")
+    if strange := [key for key in properties if not isinstance(key, str) or not _PROPERTY.fullmatch(key)]:
+        raise ConfigError(
+            f"config has {len(strange)} key(s) that are no property names: wanted a dictionary from librdkafka's "
+            "names, such as 'sasl.password', to values"
+        )
     if own := [key for key in OWN_PROPERTIES if key in properties]:
         raise ConfigError(f"config holds {', '.join(own)}: pass it as an argument (bootstrap_servers, group_id)")
     if "default.topic.config" in properties:
         raise ConfigError(
             "config holds default.topic.config, which could turn safe settings off: name its properties directly"
         )
-    if not callable(getattr(properties.get("logger", client_logger), "log", None)):
-        raise ConfigError("config holds a logger without a method log(level, template, *parts)")
     for key, value in properties.items():
-        if isinstance(value, str):
-            _check_text(f"the property {key}", value, show=False)
-        elif not isinstance(value, int | float) and not callable(value) and key != "logger":
-            raise ConfigError(f"the property {key} is a {type(value).__name__}, wanted a text, a number or a callable")
+        _check_property(key, value)
     return dict(properties)
+
+
+def _check_property(key: str, value: object) -> None:
+    if key == "logger":
+        if not callable(getattr(value, "log", None)):
+            raise ConfigError(
+                f"config holds a logger that is a {type(value).__name__}, wanted a method log(level, ...)"
+            )
+    elif key in _CALLBACKS:
+        if not callable(value):
+            raise ConfigError(f"the property {key} is a {type(value).__name__}, wanted a callable; leave it out")
+    elif isinstance(value, str):
+        check_text(f"the property {key}", value)
+    elif not is_scalar(value) and not callable(value):
+        raise ConfigError(
+            f"the property {key} is a {type(value).__name__}, wanted a text, a number of 64 bits or a callable"
+        )

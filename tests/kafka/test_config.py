@@ -110,7 +110,7 @@ def test_a_callable_fetches_its_value_where_the_client_is_made():
 
 
 def test_a_callable_that_fetches_nothing_is_an_error():
-    with pytest.raises(ConfigError, match=r"sasl\.password returned NoneType"):
+    with pytest.raises(ConfigError, match=r"sasl\.password has no value: its callable returned NoneType"):
         config(sasl_password=lambda: None).consumer()
 
 

@@ -7,7 +7,9 @@ from typing import TypeVar
 import pytest
 
 from kafkapipes.testing import EmbeddedKafka
-from tests.kafka.cluster import QUICK_RESTART, Cluster, OwnBroker, ThreeBrokers, open_cluster
+from tests.faults.certificates import make_certificates
+from tests.faults.oracle import Oracle
+from tests.kafka.cluster import QUICK_RESTART, Cluster, OwnBroker, ThreeBrokers, TlsBroker, open_cluster
 from tests.kafka.node import NoKafka, fetch_jars
 
 REQUIRE_VARIABLE = "KAFKAPIPES_TEST_REQUIRE_KAFKA"  # set in CI: there a missing Kafka is a failure
@@ -45,6 +47,21 @@ def three_brokers() -> Iterator[ThreeBrokers]:
     """Three brokers for all tests: who stops one of them calls `heal` at the end."""
     with ThreeBrokers(_or_skip(fetch_jars)) as brokers:
         yield brokers
+
+
+@pytest.fixture(scope="session")
+def tls_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsBroker]:
+    """A broker with good, expired and misplaced certificates."""
+    certificates = make_certificates(tmp_path_factory.mktemp("certificates"))
+    with TlsBroker(_or_skip(fetch_jars), certificates) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def oracle() -> Iterator[Oracle]:
+    """Kafka's Java client, which tells what a range holds."""
+    with _or_skip(Oracle) as told:
+        yield told
 
 
 def _or_skip(find: Callable[[], Found]) -> Found:

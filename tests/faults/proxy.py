@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from ctypes import c_char_p, c_int, c_int32, c_void_p
 
+from confluent_kafka.admin import AdminClient
+
 from kafkapipes.testing import EmbeddedKafka
 from tests.kafka.node import free_ports
 
@@ -383,13 +385,17 @@ class _Responses(_Mode):
 
 @contextmanager
 def proxied_mock(embedded: EmbeddedKafka) -> Iterator[Proxy]:
-    """A proxy before the one broker of an EmbeddedKafka, to which every client is sent from now on."""
-    host, port = embedded.bootstrap_servers.split(":")
+    """A proxy before the one broker of an EmbeddedKafka, to which all its clients are sent until the context ends."""
     place = embedded._library.rd_kafka_mock_broker_set_host_port
     place.argtypes, place.restype = [c_void_p, c_int32, c_char_p, c_int], None
+    host, port = embedded.bootstrap_servers.split(":")
+    before = AdminClient({"bootstrap.servers": embedded.bootstrap_servers}).list_topics(timeout=10).brokers[1]
     with Proxy(0, (host, int(port))) as proxy:
         place(embedded._cluster, 1, b"127.0.0.1", proxy.port)
-        yield proxy
+        try:
+            yield proxy
+        finally:
+            place(embedded._cluster, 1, before.host.encode(), before.port)
 
 
 def _reset(end: socket.socket) -> None:

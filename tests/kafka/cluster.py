@@ -18,6 +18,7 @@ from typing import NamedTuple
 from confluent_kafka import ElectionType, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import NewTopic, OffsetSpec, PartitionMetadata
 
+from tests.faults.certificates import Certificates
 from tests.kafka.node import Node, NoKafka, fetch_jars, free_ports, quiet_admin, start_nodes
 from tests.kafka.reassign import reassign
 
@@ -211,6 +212,27 @@ class OwnBroker(Cluster):
     def close(self) -> None:
         self._node.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class TlsBroker(OwnBroker):
+    """A broker of our own with a TLS listener for each server certificate besides.
+
+    Attributes:
+        tls_servers: address by certificate: "good", "expired", "other-host"
+        ca: what a client trusts that wants to come in
+        other_ca: what signed none of the certificates
+    """
+
+    def __init__(self, jars: Path, certificates: Certificates) -> None:
+        ports = dict(zip(certificates.servers, free_ports(len(certificates.servers)), strict=True))
+        self.tls_servers = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
+        self.ca, self.other_ca = certificates.ca, certificates.other_ca
+        names = {name: f"TLS_{name.replace('-', '_').upper()}" for name in ports}
+        properties: dict[str, object] = {}
+        for name, path in certificates.servers.items():
+            properties[f"listener.name.{names[name].lower()}.ssl.keystore.type"] = "PEM"
+            properties[f"listener.name.{names[name].lower()}.ssl.keystore.location"] = path
+        super().__init__(jars, tuple(Listener(names[name], port, "SSL") for name, port in ports.items()), properties)
 
 
 class ThreeBrokers(Cluster):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from kafkapipes.errors import CorruptDataError, StalledError
+from kafkapipes.errors import CorruptDataError, StalledError, TruncationError
 from kafkapipes.progress import RangeProgress
 from kafkapipes.ranges import OffsetRange
 from kafkapipes.report import RangeReport
@@ -114,5 +114,72 @@ def test_no_records_are_no_news():
     read.clock.now = 10.5
     read.records(offsets())
 
+    with pytest.raises(StalledError):
+        read.check_stall("")
+
+
+def planned(start, end, stable, epoch=-1):
+    account = RangeReport(OffsetRange("t", 3, start, end), 0, max(end, stable), "id", epoch, stable)
+    made = RangeProgress(account, 10.0, Clock())
+    return made
+
+
+def test_a_record_below_the_planned_end_of_a_later_epoch_was_written_anew():
+    read = planned(0, 100, stable=50, epoch=4)
+    read.records(offsets(*range(10)), epoch=4)
+
+    with pytest.raises(TruncationError, match=r"under leader epoch 4, found a record of epoch 5 at t:3@11"):
+        read.records(offsets(10, 11), epoch=5)
+
+
+@pytest.mark.parametrize(
+    ("stable", "epoch", "found"),
+    [(50, 4, 4), (50, 4, 3), (50, -1, 9), (50, 4, -1), (11, 4, 5)],  # the last: at the end that was planned, or past it
+)
+def test_an_epoch_that_may_be_is_read(stable, epoch, found):
+    assert planned(0, 100, stable, epoch).records(offsets(10, 11), epoch=found) == 2
+
+
+def test_an_end_of_log_below_what_was_planned_is_remembered_until_more_comes():
+    read = planned(0, 100, stable=50)
+
+    read.end_of_log(40)
+    assert read.ends_at == 40
+    read.records(offsets(40))
+    assert read.ends_at is None
+    read.end_of_log(50)
+    assert read.ends_at is None  # nothing was promised beyond: a caller who waits
+
+
+def test_offsets_that_retention_takes_amid_a_read_are_aged_out_and_not_gaps():
+    read = progress(0, 10)
+    read.records(offsets(0, 1))
+
+    read.overtaken(6)
+    read.records(offsets(6, 7, 9))
+
+    assert read.finished
+    assert (read.account.aged_out, read.account.gaps, read.account.delivered) == (4, 1, 5)
+
+
+def test_retention_that_takes_the_rest_ends_the_range():
+    read = progress(0, 10)
+    read.records(offsets(0, 1))
+
+    read.overtaken(600)
+
+    assert read.finished
+    assert (read.account.aged_out, read.account.gaps) == (8, 0)
+
+
+def test_a_fetch_position_that_moves_is_news_and_one_that_stands_is_not():
+    read = progress(0, 1000)
+    read.fetched_to(300)
+    read.clock.now = 8
+    read.fetched_to(500)
+    read.clock.now = 16
+    read.check_stall("")
+    read.fetched_to(500)
+    read.clock.now = 19
     with pytest.raises(StalledError):
         read.check_stall("")

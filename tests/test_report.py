@@ -86,3 +86,21 @@ def test_a_report_is_a_sequence_of_accounts():
 def test_a_symbolic_range_has_no_account():
     with pytest.raises(TypeError, match="concrete"):
         _ = RangeReport(OffsetRange("t", 0, 0, Symbol.LATEST), 0, 1).start
+
+
+def test_a_worker_keeps_what_was_planned_of_the_log():
+    item = RangeReport(OffsetRange("t", 1, 0, 10), 2, 90, "an-id", 7, 80)
+
+    (piece,) = ReadReport([item]).share(2, 1)
+
+    assert (piece.low, piece.high, piece.topic_id, piece.epoch, piece.stable) == (2, 90, "an-id", 7, 80)
+
+
+def test_the_rate_is_the_records_received_a_second():
+    item = account()
+    assert item.rate == 0
+    item.received, item.seconds, item.finished = 3000, 1.5, True
+
+    assert item.rate == 2000
+    assert "1.50 s (2,000 records/s)" in str(item)
+    assert item.to_dict()["rate"] == 2000

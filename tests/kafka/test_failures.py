@@ -2,6 +2,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from kafkapipes import errors
+from kafkapipes.kafka import failures
 from kafkapipes.kafka.config import ClientConfig
 from kafkapipes.kafka.failures import ADVICE, TERMINAL, Complaints, failure, failure_of
 
@@ -82,3 +83,38 @@ def test_complaints_are_found_by_the_error_they_mean():
 
     assert complaints.find(errors.AuthError).str() == "second"
     assert complaints.find(errors.TopicError) is None
+
+
+def test_a_response_too_large_is_told_from_a_garbled_one_by_its_text():
+    complaints = Complaints(CONFIG)
+    complaints.note(KafkaError(KafkaError._BAD_MSG, "Invalid CorrId 5"))
+    assert complaints.too_large == ""
+
+    complaints.note(KafkaError(KafkaError._BAD_MSG, "Invalid response size 9: increase receive.message.max.bytes"))
+    assert "increase receive.message.max.bytes" in complaints.too_large
+
+
+def test_a_client_that_logs_without_end_is_cut_short_and_what_was_left_out_is_counted(caplog, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(failures.time, "monotonic", lambda: clock[0])
+    caplog.set_level("DEBUG")
+    complaints = Complaints(CONFIG)
+
+    for number in range(50):
+        complaints.log(20, "%s [%s] %s", "FAIL", "client-1", f"[thrd:b]: line {number}")
+    assert len(caplog.records) == failures.LOG_LINES
+    complaints.log(10, "%s [%s] %s", "MSG", "client-1", "[thrd:b]: asked for by debug")
+    assert len(caplog.records) == failures.LOG_LINES + 1
+    clock[0] += failures.LOG_S
+    complaints.log(20, "%s [%s] %s", "FAIL", "client-1", "[thrd:b]: later")
+
+    assert f"later ({50 - failures.LOG_LINES} lines before this one were left out)" in caplog.text
+
+
+def test_the_users_own_statistics_callback_hears_them_too():
+    heard = []
+    properties = Complaints(CONFIG).listening({"stats_cb": heard.append})
+
+    properties["stats_cb"]('{"name": "x"}')
+
+    assert heard == ['{"name": "x"}']

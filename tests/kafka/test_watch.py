@@ -1,0 +1,89 @@
+import time
+from ctypes import c_char_p, c_void_p
+
+import pytest
+
+from kafkapipes import StalledError, TopicChangedError, TopicError
+from kafkapipes.kafka import watch
+from kafkapipes.kafka.config import ClientConfig
+from kafkapipes.kafka.offsets import LogReader
+from kafkapipes.kafka.watch import TopicWatch
+
+
+@pytest.fixture
+def planned(embedded):
+    """(a watch, the identity of its topic "t")"""
+    embedded.create_topic("t")
+    config = ClientConfig(embedded.bootstrap_servers, "g")
+    with LogReader(config, 10) as reader:
+        topic_id = reader.topic_id("t")
+    made = TopicWatch(config, 5.0)
+    yield made, topic_id
+    made.close()
+
+
+def delete(embedded, topic):
+    """The embedded broker forgets a topic."""
+    library, cluster = embedded._library, c_void_p(embedded._cluster)
+    assert library.rd_kafka_mock_topic_delete(cluster, c_char_p(topic.encode())) == 0
+
+
+def tick_for(seconds, watched, topic_id):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        watched.tick("t", topic_id)
+        time.sleep(0.01)
+
+
+def test_the_same_topic_passes(planned, monkeypatch):
+    monkeypatch.setattr(watch, "CHECK_S", 0.02)
+    watched, topic_id = planned
+    assert topic_id
+
+    tick_for(0.3, watched, topic_id)
+    watched.confirm()
+
+
+def test_a_topic_made_anew_is_found_by_a_tick_and_by_the_confirmation(planned, embedded, monkeypatch):
+    monkeypatch.setattr(watch, "CHECK_S", 0.02)
+    watched, topic_id = planned
+    watched.tick("t", topic_id)
+    delete(embedded, "t")
+    embedded.create_topic("t")
+
+    with pytest.raises(TopicChangedError, match=f"topic t was deleted and made anew.*{topic_id}, found "):
+        tick_for(5, watched, topic_id)
+    with pytest.raises(TopicChangedError, match=topic_id):
+        watched.confirm()
+
+
+def test_a_deleted_topic_is_an_error_only_when_two_answers_say_so(planned, embedded, monkeypatch):
+    monkeypatch.setattr(watch, "DOUBT_S", 0.5)
+    watched, topic_id = planned
+    watched.tick("t", topic_id)
+    delete(embedded, "t")
+    began = time.monotonic()
+
+    with pytest.raises(TopicError, match="topic t while it was read"):
+        watched.confirm()
+
+    assert 0.4 < time.monotonic() - began < 3
+
+
+def test_a_topic_without_identity_is_let_be(planned):
+    watched, _ = planned
+
+    watched.tick("t", "")
+    watched.confirm()
+
+    assert watched._admin is None
+
+
+def test_a_cluster_that_does_not_confirm_is_a_stall(planned, embedded):
+    watched, topic_id = planned
+    watched.tick("t", topic_id)
+    watched._timeout_s = 1.0
+    embedded.close()
+
+    with pytest.raises(StalledError, match=r"topic t was read to the end, but no broker confirmed within 1 s.*refused"):
+        watched.confirm()

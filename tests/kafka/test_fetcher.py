@@ -8,9 +8,10 @@ import pytest
 from confluent_kafka import KafkaError, Message
 
 import kafkapipes.kafka.fetcher
-from kafkapipes import CorruptDataError, RangeParser, StalledError, TopicError
+from kafkapipes import CorruptDataError, DataLossError, RangeParser, StalledError, TopicError, TruncationError
 from kafkapipes.kafka.config import ClientConfig
 from kafkapipes.kafka.fetcher import Fetcher
+from kafkapipes.kafka.offsets import PartitionLog
 from kafkapipes.ranges import OffsetRange
 from kafkapipes.report import RangeReport
 
@@ -39,13 +40,19 @@ def event(code, offset=-1001, text="why"):
     return Message(topic="t", partition=0, offset=offset, value=text.encode(), error=KafkaError(code, text))
 
 
-def fetch(*fetches, start=0, end=3, assigned_before=0):
-    """The offsets that a read of t:0:start:end delivers when the client gives these lists of messages."""
-    account = RangeReport(OffsetRange("t", 0, start, end), 0, 100)
+def fetch(*fetches, start=0, end=3, assigned_before=0, log_now=None, stable=0, on_data_loss="raise"):
+    """The offsets that a read of t:0:start:end delivers when the client gives these lists of messages.
+
+    Args:
+        log_now: what the brokers say of the log when they are asked again
+        stable: what the log held when the read was planned
+    """
+    account = RangeReport(OffsetRange("t", 0, start, end), 0, 100, stable=stable)
     options = {"batch_records": 10, "stall_timeout_s": 0.2, "timestamps": False, "headers": False}
-    fetcher = Fetcher(ClientConfig("127.0.0.1:1", "g"), **options)
+    fetcher = Fetcher(ClientConfig("127.0.0.1:1", "g"), on_data_loss=on_data_loss, **options)
     fetcher._consumer.close()
     fetcher._consumer, fetcher._assigned = ScriptedConsumer(*fetches), assigned_before
+    fetcher._log_now = lambda progress: log_now
     return [int(offset) for batch in fetcher.fetch(account) for offset in batch.offsets]
 
 
@@ -80,6 +87,42 @@ def test_a_group_that_may_not_be_joined_is_no_reason_to_stop():
 def test_a_passing_error_is_the_cause_that_a_stall_names():
     with pytest.raises(StalledError, match=r"t:0@1; last word of the client: _TRANSPORT: gone"):
         fetch([record(0), event(KafkaError._TRANSPORT, text="gone")])
+
+
+LOST = [KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE]
+
+
+@pytest.mark.parametrize("code", LOST)
+def test_a_position_that_retention_has_overtaken_is_an_error_from_where_the_log_begins_now(code):
+    with pytest.raises(DataLossError, match=r"at t:0@1: the log begins at 7 by now, so 6 offset\(s\) were taken"):
+        fetch([record(0), event(code)], end=10, log_now=PartitionLog(7, 100, 100))
+
+
+@pytest.mark.parametrize("code", LOST)
+def test_a_read_may_go_on_where_the_log_begins_now(code):
+    goes_on = {"log_now": PartitionLog(7, 100, 100), "on_data_loss": "continue"}
+
+    assert fetch([record(0), event(code)], [record(7), record(8), record(9)], end=10, **goes_on) == [0, 7, 8, 9]
+    assert fetch([record(0), event(code)], end=5, **goes_on) == [0]
+
+
+@pytest.mark.parametrize("code", LOST)
+@pytest.mark.parametrize("on_data_loss", ["raise", "continue"])
+def test_a_position_behind_the_end_of_the_log_is_truncation(code, on_data_loss):
+    with pytest.raises(TruncationError, match=r"at t:0@2: the log ends at 1 by now, it held records up to 9"):
+        fetch(
+            [record(0), record(1), event(code)],
+            end=5, stable=9, log_now=PartitionLog(0, 1, 1), on_data_loss=on_data_loss,
+        )  # fmt: skip
+
+
+def test_a_log_that_ends_below_what_was_planned_is_truncation_once_a_broker_says_so():
+    ends = [record(0), event(KafkaError._PARTITION_EOF, 1)]
+
+    with pytest.raises(TruncationError, match=r"at t:0@1: the log ends at 1 by now, it held records up to 9"):
+        fetch(ends, end=5, stable=9, log_now=PartitionLog(0, 1, 1))
+    whole = PartitionLog(0, 9, 9)  # a new leader that did not know the end yet
+    assert fetch(ends, [], [record(1), record(2)], stable=9, log_now=whole) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("stale", [record(1, partition=1), record(1, topic="u")])

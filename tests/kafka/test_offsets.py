@@ -1,4 +1,5 @@
 import ctypes
+import time
 
 import pytest
 
@@ -117,6 +118,28 @@ def test_several_topics_and_repeated_ranges_are_planned_in_order(embedded):
 def test_a_time_is_a_non_negative_number():
     with pytest.raises(RangeError, match="MS"):
         AtTime(-1)
+
+
+def test_a_plan_knows_the_identity_of_its_topic_and_how_far_its_log_is_stable(embedded):
+    embedded.fill("t", [(b"", None)] * 5)
+
+    first, again = (RangeParser("t:0:0:4").read_partitions(embedded.bootstrap_servers).plan()[0] for _ in range(2))
+
+    assert first.topic_id == again.topic_id != ""
+    assert first.stable == 5
+
+
+def test_a_cluster_that_names_no_controller_is_planned_without_identities_and_says_so(embedded, caplog):
+    embedded.fill("t", [(b"", None)] * 5)
+    embedded._library.rd_kafka_mock_set_controller_id(ctypes.c_void_p(embedded._cluster), 77)
+    reader = RangeParser("t:0:0:5").read_partitions(embedded.bootstrap_servers)
+    began = time.monotonic()
+
+    assert sum(map(len, reader)) == 5
+
+    assert reader.report[0].topic_id == ""
+    assert "no broker tells the identity of topic t" in caplog.text
+    assert time.monotonic() - began < 2
 
 
 LIST_OFFSETS = 2  # the protocol's number of the request

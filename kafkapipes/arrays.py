@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from kafkapipes.errors import ConfigError, DecodeError
+from kafkapipes.memory import refused
 from kafkapipes.options import shown
 from kafkapipes.records import BytesColumn
 from kafkapipes.report import RangeReport
@@ -180,7 +181,11 @@ class RowBuilder:
         return self._array
 
     def _resize(self, rows: int) -> None:
-        self._array.resize((rows, *self._array.shape[1:]), refcheck=False)
+        shape = self._array.shape[1:]
+        try:
+            self._array.resize((rows, *shape), refcheck=False)
+        except MemoryError:
+            raise refused(rows, math.prod(shape) * self._array.itemsize) from None
 
 
 class BytesBuilder:
@@ -199,6 +204,16 @@ class BytesBuilder:
     def finish(self) -> BytesColumn:
         """The byte strings collected."""
         return self._kind(self._buffer.finish(), self._lengths.finish())
+
+
+def column_bytes(column: Column) -> int:
+    """The bytes that a column takes where it is collected."""
+    return column.nbytes if isinstance(column, np.ndarray) else column.buffer.nbytes + column.lengths.nbytes
+
+
+def row_bytes(column: Column) -> int:
+    """The least bytes that each row of a column takes there; of a string, its length is known only when it comes."""
+    return column.nbytes // max(1, len(column)) if isinstance(column, np.ndarray) else column.lengths.itemsize
 
 
 def builder_for(first: Column, max_rows: int) -> ColumnBuilder:

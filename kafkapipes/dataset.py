@@ -17,13 +17,16 @@ from kafkapipes.arrays import (
     Shape,
     TextColumn,
     builder_for,
+    column_bytes,
     elements_of,
+    row_bytes,
 )
 from kafkapipes.control import ControlMessage, as_control_message
 from kafkapipes.dead_letters import TakeLetters
 from kafkapipes.errors import ConfigError
-from kafkapipes.formats.raw import Numbers, element_type
+from kafkapipes.formats.raw import Numbers, RawFormat, element_type, least_bytes
 from kafkapipes.kafka.dead_letter_topic import DeadLetterTopic
+from kafkapipes.memory import ByteLimit, MachineLimit, MemoryLimit
 from kafkapipes.pipes.decoder import ByteDecoder
 from kafkapipes.pipes.parser import RangeParser
 from kafkapipes.pipes.reader import PartitionReader
@@ -85,6 +88,8 @@ class TrainingKafkaDataset(Dataset[Sample]):
         batch_records: the most records fetched at once
         on_data_loss, on_short, connect_timeout_s, stall_timeout_s: as for `PartitionReader`
         on_error, tombstone, null_key, dead_letter, dead_letter_payload, max_skipped: as for `ByteDecoder`
+        max_bytes: the most bytes that `values` and `labels` may take; a larger read is refused, before any record is
+            read where the size of a sample is declared. None: the free memory of this machine, as the arrays grow
 
     Attributes:
         values: tensor [N, *shape] of the declared dtype, contiguous, not copied; a `BytesTensor` for strings
@@ -127,9 +132,11 @@ class TrainingKafkaDataset(Dataset[Sample]):
         dead_letter: TakeLetters | None = None,
         dead_letter_payload: bool = False,
         max_skipped: int | None = None,
+        max_bytes: int | None = None,
         connect_timeout_s: float = 30.0,
         stall_timeout_s: float = 60.0,
     ) -> None:
+        limit: MemoryLimit = MachineLimit() if max_bytes is None else ByteLimit(max_bytes)
         message = as_control_message(control_message)
         layout = message.format
         _check_fits_torch(layout.data_type)
@@ -148,7 +155,8 @@ class TrainingKafkaDataset(Dataset[Sample]):
         )  # fmt: skip
         arrays = Reshaper(decoder, layout.data_shape, layout.label_shape)
         with _progress_bar(reader.plan().requested, progress) as bar:
-            values, labels, self._runs = _materialise(arrays, reader, bar)
+            limit.allow(_readable(reader.report), _least_bytes(layout), _named(reader.report))
+            values, labels, self._runs = _materialise(arrays, reader, bar, limit)
         self.report: ReadReport = reader.report
         self.values = _tensor(_nothing(layout.data_type, layout.data_shape) if values is None else values)
         self.labels = None
@@ -225,7 +233,7 @@ def _progress_bar(total: int, progress: bool | None) -> "tqdm[Any]":
 
 
 def _materialise(
-    arrays: Iterable[ArrayBatch], reader: PartitionReader, bar: "tqdm[Any]"
+    arrays: Iterable[ArrayBatch], reader: PartitionReader, bar: "tqdm[Any]", limit: MemoryLimit
 ) -> tuple[Column | None, Column | None, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """All batches as one column of values and one of labels (None where nothing came), and where rows come from."""
     values: ColumnBuilder | None = None
@@ -234,10 +242,14 @@ def _materialise(
     places: dict[int, int] = {}  # account → its place among the ranges
     for batch in arrays:
         batch_labels = batch.scalar_labels
+        columns = [batch.values] if batch_labels is None else [batch.values, batch_labels]
         if values is None:
-            values = builder_for(batch.values, reader.report.requested)
-            labels = None if batch_labels is None else builder_for(batch_labels, reader.report.requested)
+            most = _readable(reader.report)
+            limit.allow(most, sum(map(row_bytes, columns)), _named(reader.report))
+            values = builder_for(batch.values, most)
+            labels = None if batch_labels is None else builder_for(batch_labels, most)
             places = {id(account): place for place, account in enumerate(reader.report)}
+        limit.add(sum(map(column_bytes, columns)), batch.coordinates(0))
         values.append(batch.values)
         if labels is not None:
             labels.append(batch_labels)
@@ -250,6 +262,22 @@ def _materialise(
         None if labels is None else labels.finish(),
         index.finish(),
     )
+
+
+def _readable(report: ReadReport) -> int:
+    """The most records that can come: offsets that are gone or not there yet hold none."""
+    return sum(account.end - account.start for account in report)
+
+
+def _least_bytes(layout: RawFormat) -> int:
+    """The least bytes that a sample takes, by what the control message says of it."""
+    types = [(layout.data_type, layout.data_shape), (layout.label_type, layout.label_shape)]
+    return sum(least_bytes(element_type(name, elements_of(shape))) for name, shape in types if name)
+
+
+def _named(report: ReadReport) -> str:
+    """The first ranges, for messages."""
+    return ", ".join([*map(str, report.ranges[:3]), *(["..."] if len(report) > 3 else [])])
 
 
 def _nothing(type_name: str, shape: Shape | None) -> Column:

@@ -14,6 +14,7 @@ KafkaPipesError
 ├── CorruptDataError      a stored batch fails its checksum or cannot be unpacked
 ├── TruncationError       the log was cut back below what was already read
 ├── StalledError          nothing arrived for too long                    (also a TimeoutError)
+├── MemoryLimitError      what is read does not fit into memory           (also a MemoryError)
 └── DeliveryError         a record that was sent was not acknowledged
 
 Each is built from one string that says what was wanted, what was found, where (`topic:partition@offset`)
@@ -75,6 +76,10 @@ class TruncationError(KafkaPipesError):
 
 class StalledError(KafkaPipesError, TimeoutError):
     """Nothing arrived from the broker for `stall_timeout_s`."""
+
+
+class MemoryLimitError(KafkaPipesError, MemoryError):
+    """What a read collects exceeds `max_bytes`, or the memory of this machine."""
 
 
 class DeliveryError(KafkaPipesError):

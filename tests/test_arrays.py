@@ -10,11 +10,13 @@ from kafkapipes.arrays import (
     RowBuilder,
     TextColumn,
     builder_for,
+    column_bytes,
     elements_of,
     parse_shape,
     reshape,
+    row_bytes,
 )
-from kafkapipes.errors import ConfigError, DecodeError
+from kafkapipes.errors import ConfigError, DecodeError, MemoryLimitError
 from kafkapipes.ranges import OffsetRange
 from kafkapipes.records import BytesColumn
 from kafkapipes.report import RangeReport
@@ -143,6 +145,21 @@ def test_a_row_builder_grows_where_its_upper_bound_is_beyond_all_memory():
         builder.append(np.full((1, 1000), row, float))
 
     assert builder.finish()[:, 999].tolist() == list(range(100))
+
+
+def test_rows_that_the_system_has_no_room_for_are_an_error_that_says_so():
+    builder = RowBuilder(0, np.zeros((0, 1)))
+
+    with pytest.raises(MemoryLimitError, match=rf"wanted {2**52} rows x 8 bytes = {2**55} bytes"):
+        builder.append(np.broadcast_to(np.zeros(1), (2**52, 1)))
+
+
+def test_the_bytes_of_a_column_are_those_of_its_rows_and_of_the_lengths_of_strings():
+    words = TextColumn.from_list([b"one", b"three"])
+
+    assert (column_bytes(words), row_bytes(words)) == (8 + 2 * 8, 8)
+    assert (column_bytes(np.zeros((3, 2), np.int16)), row_bytes(np.zeros((3, 2), np.int16))) == (12, 4)
+    assert row_bytes(np.zeros((0, 2))) == 0
 
 
 @given(st.lists(st.lists(st.binary(max_size=20), max_size=8), min_size=1, max_size=8))

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,14 +12,17 @@ from torch.utils.data import DataLoader, Subset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from kafkapipes import (
+    ByteDecoder,
     BytesTensor,
     ConfigError,
     ControlMessage,
     ControlMessageError,
     DecodeError,
+    MemoryLimitError,
     RangeError,
     TrainingKafkaDataset,
 )
+from kafkapipes.memory import MachineLimit, Memory
 
 CONFIG = {"data_type": "uint8", "label_type": "uint8", "data_reshape": "2 3", "label_reshape": ""}
 
@@ -202,6 +206,70 @@ def test_a_bad_control_message_is_refused_before_any_connection(message, error):
     with pytest.raises(error):
         TrainingKafkaDataset(message, "127.0.0.1:1", "sink")
     assert time.monotonic() - began < 1
+
+
+class Untouched(ByteDecoder):
+    """A decoder of which nothing may be read."""
+
+    def __iter__(self):
+        raise AssertionError("a record was read")
+
+
+def test_a_declared_size_times_the_offsets_is_refused_before_any_record_is_read(clicks, monkeypatch):
+    monkeypatch.setattr("kafkapipes.dataset.ByteDecoder", Untouched)
+
+    with pytest.raises(MemoryLimitError, match=r"80 offset\(s\) x 7 bytes a sample = 560 bytes"):
+        make(clicks, "clicks:0:0:50,clicks:1:0:30", max_bytes=559)
+
+
+def test_what_fits_exactly_is_read(clicks):
+    assert len(make(clicks, max_bytes=560)) == 80
+
+
+def test_only_offsets_that_can_be_read_count(clicks):
+    assert len(make(clicks, "clicks:0:40:1000000", max_bytes=70, on_short="stop")) == 10
+
+
+@pytest.mark.parametrize(("most", "fits"), [(560, True), (559, False)])
+def test_an_undeclared_size_is_checked_when_the_first_batch_tells_it(clicks, most, fits):
+    config = {"data_type": "uint8", "label_type": "uint8"}
+    if fits:
+        assert len(make(clicks, config=config, max_bytes=most)) == 80
+    else:
+        with pytest.raises(MemoryLimitError, match=r"80 offset\(s\) x 7 bytes a sample"):
+            make(clicks, config=config, max_bytes=most)
+
+
+def test_strings_count_as_they_come(embedded):
+    embedded.fill("words", [(b"x" * 100, None)] * 50)
+    config = {"data_type": "string"}
+
+    assert len(make(embedded, "words:0:0:50", config, max_bytes=50 * 108, batch_records=10)) == 50
+    with pytest.raises(MemoryLimitError, match=r"at words:0@40: wanted 5400 bytes .*max_bytes is 5399"):
+        make(embedded, "words:0:0:50", config, max_bytes=5399, batch_records=10)
+
+
+def test_more_offsets_than_strings_fit_lengths_of_are_refused_before_any_record_is_read(embedded):
+    embedded.fill("words", [(b"", None)] * 50)
+
+    with pytest.raises(MemoryLimitError, match=r"50 offset\(s\) x 8 bytes"):
+        make(embedded, "words:0:0:50", {"data_type": "string"}, max_bytes=399)
+
+
+def test_without_a_number_the_free_memory_is_the_limit(embedded, monkeypatch):
+    monkeypatch.setattr("kafkapipes.memory.STEP", 1000)
+    monkeypatch.setattr("kafkapipes.dataset.MachineLimit", partial(MachineLimit, lambda: Memory(10**9, 6 * 10**7)))
+    embedded.fill("words", [(b"x" * 10_000, None)] * 50)
+    assert len(make(embedded, "words:0:0:50", {"data_type": "bytes"})) == 50
+
+    monkeypatch.setattr("kafkapipes.dataset.MachineLimit", partial(MachineLimit, lambda: Memory(10**9, 5 * 10**7)))
+    with pytest.raises(MemoryLimitError, match=r"at words:0@0: .*found 50000000 of 1000000000 bytes free"):
+        make(embedded, "words:0:0:50", {"data_type": "bytes"})
+
+
+def test_a_senseless_limit_is_refused_before_any_connection():
+    with pytest.raises(ConfigError, match="max_bytes is 0"):
+        TrainingKafkaDataset({"topic": "clicks:0:0:1", "input_config": CONFIG}, "127.0.0.1:1", "sink", max_bytes=0)
 
 
 @pytest.mark.parametrize("form", ["dict", "object", "json"])

@@ -17,13 +17,14 @@ def test_an_error_is_built_from_its_text_alone_and_pickled_with_it(kind):
     assert isinstance(again, KafkaPipesError)
 
 
-def test_bad_input_is_also_a_value_error_and_a_stall_a_timeout():
+def test_bad_input_is_also_a_value_error_a_stall_a_timeout_and_a_limit_a_memory_error():
     also = {kind.__name__: kind.__mro__ for kind in CLASSES}
 
     assert {name for name, bases in also.items() if ValueError in bases} == {
         "RangeError", "ControlMessageError", "ConfigError", "DecodeError",
     }  # fmt: skip
     assert {name for name, bases in also.items() if TimeoutError in bases} == {"StalledError"}
+    assert {name for name, bases in also.items() if MemoryError in bases} == {"MemoryLimitError"}
 
 
 def test_the_tree_at_the_top_of_the_file_names_every_class():

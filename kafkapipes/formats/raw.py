@@ -133,6 +133,15 @@ def element_type(name: str | np.dtype | type, elements: int | None = None) -> El
     return Numbers(dtype, elements)
 
 
+def least_bytes(kind: ElementType) -> int:
+    """The least bytes that an entry of a type takes in memory.
+
+    >>> least_bytes(element_type("float32", 784)), least_bytes(element_type("float32")), least_bytes(Text())
+    (3136, 4, 8)
+    """
+    return (kind.elements or 1) * kind.dtype.itemsize if isinstance(kind, Numbers) else np.dtype(np.int64).itemsize
+
+
 def shape_for(kind: ElementType, shape: Shape | None, name: str) -> Shape | None:
     """`shape`, after a check that the type can have one."""
     if shape is not None and not isinstance(kind, Numbers):

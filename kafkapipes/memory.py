@@ -1,0 +1,149 @@
+"""How much memory there is, and the limit on what one read may collect. Pure, but for the files it reads."""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from kafkapipes.errors import MemoryLimitError
+from kafkapipes.options import check_count
+
+STEP = 64 * 2**20  # bytes collected between two looks at the machine's memory
+_KEPT = 20  # one part in so many of all memory is left to others: to the client's prefetch, and to the system
+_CGROUP_FILES = (  # of each version: limit, usage, and within its statistics what can be dropped at any time
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
+class Memory(NamedTuple):
+    """Bytes: all that this process could ever have, and what is free for it now."""
+
+    total: int
+    free: int
+
+
+def machine_memory(root: Path = Path("/")) -> Memory:
+    """The memory of this machine, or of the control group that this process is in, whichever has less free.
+
+    >>> machine_memory().free <= machine_memory().total
+    True
+    """
+    return min([_physical(root), *_groups(root)], key=lambda memory: memory.free)
+
+
+class MemoryLimit(Protocol):
+    """What the columns of one read may take."""
+
+    def allow(self, rows: int, row_bytes: int, where: str) -> None:
+        """Raise unless so many rows of so many bytes each, from the ranges `where`, may be collected in all."""
+
+    def add(self, size: int, where: str) -> None:
+        """Raise if `size` more bytes, from the batch at coordinates `where`, are too many."""
+
+
+class ByteLimit:
+    """A number of bytes, from `max_bytes`: what is known to exceed it is refused before it is read.
+
+    >>> ByteLimit(1000).allow(10, 100, "clicks:0:0:10")
+    """
+
+    def __init__(self, most: int) -> None:
+        check_count("max_bytes", most, 2**63 - 1)
+        self._most = most
+        self._taken = 0
+
+    def allow(self, rows: int, row_bytes: int, where: str) -> None:
+        """Raise unless so many rows of so many bytes each, from the ranges `where`, may be collected in all."""
+        if rows * row_bytes > self._most:
+            raise MemoryLimitError(
+                f"{where}: wanted {rows} offset(s) x {row_bytes} bytes a sample = {rows * row_bytes} bytes in memory, "
+                f"the limit max_bytes is {self._most}; {_ADVICE}, or raise max_bytes"
+            )
+
+    def add(self, size: int, where: str) -> None:
+        """Raise if `size` more bytes, from the batch at coordinates `where`, are too many."""
+        self._taken += size
+        if self._taken > self._most:
+            raise MemoryLimitError(
+                f"at {where}: wanted {self._taken} bytes in memory by the end of this batch, the limit max_bytes is "
+                f"{self._most}; {_ADVICE}, or raise max_bytes"
+            )
+
+
+class MachineLimit:
+    """The free memory of the machine, looked at anew after every 64 MiB: others may take of it too."""
+
+    def __init__(self, memory: Callable[[], Memory] = machine_memory) -> None:
+        self._memory = memory
+        self._taken = 0
+        self._unchecked = 0
+
+    def allow(self, rows: int, row_bytes: int, where: str) -> None:
+        """Pass: `rows` is an upper bound, and a compacted range may hold a fraction of it."""
+
+    def add(self, size: int, where: str) -> None:
+        """Raise if `size` more bytes, from the batch at coordinates `where`, are too many."""
+        self._taken += size
+        self._unchecked += size
+        if self._unchecked < STEP:
+            return
+        self._unchecked = 0
+        total, free = self._memory()
+        if size + total // _KEPT > free:
+            raise MemoryLimitError(
+                f"at {where}: wanted {self._taken} bytes in memory by the end of this batch, found {free} of {total} "
+                f"bytes free, of which {total // _KEPT} are kept for the system; {_ADVICE}, or set max_bytes"
+            )
+
+
+_ADVICE = "name a smaller range, or read it by the pipes, which hold some batches only"
+
+
+def refused(rows: int, row_bytes: int) -> MemoryLimitError:
+    """The error where the system itself has no room for so many rows."""
+    return MemoryLimitError(
+        f"wanted {rows} rows x {row_bytes} bytes = {rows * row_bytes} bytes in memory, found that the system grants "
+        f"no more to this process; {_ADVICE}"
+    )
+
+
+def _physical(root: Path) -> Memory:
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        found = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
+        return Memory(found["MemTotal"], found["MemAvailable"])
+    except (OSError, KeyError, ValueError, IndexError):  # not Linux
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return Memory(total, total)
+
+
+def _groups(root: Path) -> Iterable[Memory]:
+    """The control groups of this process that have a limit: its own, and those above it."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            mount, files = root / "sys/fs/cgroup", _CGROUP_FILES[0]
+        elif "memory" in controllers.split(","):
+            mount, files = root / "sys/fs/cgroup/memory", _CGROUP_FILES[1]
+        else:
+            continue
+        own = mount / path.lstrip("/")
+        for group in [own, *own.parents]:
+            if group.is_relative_to(mount) and (memory := _group(group, *files)):
+                yield memory
+
+
+def _group(group: Path, limit_file: str, usage_file: str, droppable: str) -> Memory | None:
+    """One control group; None where it sets no limit, or is not to be seen from inside a container."""
+    try:
+        limit = int((group / limit_file).read_text())  # "max" where there is none
+        used = int((group / usage_file).read_text())
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return Memory(limit, max(0, limit - used + int(statistics[droppable])))
+    except (OSError, ValueError, KeyError):
+        return None

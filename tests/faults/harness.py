@@ -253,7 +253,7 @@ class Verdict:
         if outcome.read != "chain-2":  # workers take turns
             places = [where for where, _ in truth]
             order = {where: place for place, where in enumerate(places)}
-            taken = [order.get(where, -1) for where, _ in outcome.delivered]
+            taken = [order[where] for where, _ in outcome.delivered if where in order]
             self.out_of_order += sum(later < earlier for earlier, later in pairwise(taken)) if truth else 0
         if outcome.error is None:
             self.silent += self.lost + self.duplicated + self.wrong + self.out_of_order

@@ -1,0 +1,111 @@
+"""Range texts, and ranges made by hand."""
+
+import numpy as np
+
+from kafkapipes import AtTime, Last, OffsetRange, RangeError, RangeParser, Symbol, parse_ranges
+from tests.faults.bad_inputs import BadInput
+
+GRAMMAR = "a range is topic:partition:start:end, end exclusive"
+BIG = 10**5000  # Python refuses to print it
+TEXTS = [
+    ("empty", "", "has 1 field(s) between colons, wanted 4"),
+    ("a blank", " ", "has 1 field(s) between colons, wanted 4"),
+    ("a comma", ",", "part ''"),
+    ("a topic alone", "t", "has 1 field(s)"),
+    ("two fields", "t:0", "has 2 field(s)"),
+    ("three fields", "t:0:5", "has 3 field(s)"),
+    ("five fields", "t:0:1:2:3", "has 5 field(s)"),
+    ("a million colons", ":" * 1_000_000, "has 1000001 field(s)"),
+    ("reversed", "t:0:5:3", "start 5 lies behind end 3"),
+    ("a negative partition", "t:-1:0:1", "the partition is '-1', wanted digits 0-9"),
+    ("a negative end", "t:0:0:-5", "the end is '-5', wanted digits 0-9"),
+    (
+        "an end past 64 bits",
+        "t:0:0:9223372036854775808",
+        "the end is 9223372036854775808, wanted a whole number from 0",
+    ),
+    ("a start past 64 bits", "t:0:9223372036854775808:latest", "the start is 9223372036854775808"),
+    ("an end of 5000 digits", "t:0:0:" + "9" * 5000, "... (5002 characters), wanted digits"),
+    ("a partition past 32 bits", "t:2147483648:0:1", "the partition is 2147483648, wanted a whole number from 0 to"),
+    ("a word for a partition", "t:x:0:1", "the partition is 'x'"),
+    ("a word for a start", "t:0:x:1", "the start is 'x'"),
+    ("a word for an end", "t:0:0:x", "the end is 'x'"),
+    ("latest as a start", "t:0:latest:5", "the start is 'latest'"),
+    ("earliest as an end", "t:0:0:earliest", "the end is 'earliest'"),
+    ("a star as a start", "t:0:*:5", "the start is '*'"),
+    ("capitals", "t:0:EARLIEST:1", "the start is 'EARLIEST'"),
+    ("minus nothing", "t:0:-:5", "the N of -N is ''"),
+    ("minus zero", "t:0:-0:5", "the N of -N is 0, wanted a whole number from 1"),
+    ("minus a word", "t:0:-x:5", "the N of -N is 'x'"),
+    ("minus twice", "t:0:--5:9", "the N of -N is '-5'"),
+    ("a time of nothing", "t:0:@:5", "the MS of @MS is ''"),
+    ("a negative time", "t:0:@-1:5", "the MS of @MS is '-1'"),
+    ("a time in words", "t:0:0:@yesterday", "the MS of @MS is 'yesterday'"),
+    ("a time past 64 bits", "t:0:@9223372036854775808:latest", "the MS of @MS is 9223372036854775808"),
+    ("no topic", ":0:0:1", "the topic is '', wanted 1 to 249"),
+    ("no partition", "t::0:1", "the partition is ''"),
+    ("no start", "t:0::1", "the start is ''"),
+    ("a comma at the end", "t:0:0:1,", "part '' of 't:0:0:1,'"),
+    ("a comma at the start", ",t:0:0:1", "part '' of ',t:0:0:1'"),
+    ("two commas", "t:0:0:1,,t:0:0:1", "part '' of"),
+    ("a semicolon", "t:0:0:1;u:0:0:1", "has 7 field(s)"),
+    ("slashes", "t/0/0/1", "has 1 field(s)"),
+    ("a second part that is bad", "t:0:0:1,u:0:9:1", "part 'u:0:9:1' of 't:0:0:1,u:0:9:1': start 9 lies behind end 1"),
+    ("a plus", "t:+1:0:1", "the partition is '+1'"),
+    ("an underscore", "t:0:1_0:20", "the start is '1_0'"),
+    ("a decimal point", "t:0:1.0:2", "the start is '1.0'"),
+    ("an exponent", "t:0:0:1e3", "the end is '1e3'"),
+    ("hexadecimal", "t:0:0x1:2", "the start is '0x1'"),
+    ("Arabic digits", "t:٣:0:1", "the partition is '٣'"),
+    ("full-width digits", "t:0:0:\uff11", "the end is '\uff11'"),
+    ("a superscript digit", "t:0:0:\u00b2", "the end is '²'"),
+    ("a newline", "t:0:0:1\n", r"the end is '1\n'"),
+    ("a carriage return", "t\r:0:0:1", r"the topic is 't\r'"),
+    ("an escape sequence", "t\x1b[31m:0:0:1", r"the topic is 't\x1b[31m'"),
+    ("a null character", "t\0:0:0:1", r"the topic is 't\x00'"),
+    ("half a character", "t\ud800:0:0:1", r"the topic is 't\ud800'"),
+    ("an invisible character", "t\u200b:0:0:1", r"the topic is 't\u200b'"),
+    ("a blank inside a name", "a b:0:0:1", "the topic is 'a b'"),
+    ("an umlaut", "tä:0:0:1", "the topic is 'tä'"),
+    ("a dot as a topic", ".:0:0:1", "the topic is '.', wanted 1 to 249 of a-z A-Z 0-9 . _ - and not . or .."),
+    ("two dots as a topic", "..:0:0:1", "the topic is '..'"),
+    ("a topic of 250 characters", "a" * 250 + ":0:0:1", "wanted 1 to 249"),
+    ("a path", "../../etc/passwd:0:0:1", "the topic is '../../etc/passwd'"),
+    ("two stars", "t:**:0:1", "the partition is '**'"),
+]
+OTHERS = [
+    ("None", lambda: parse_ranges(None), ("a range text is a str, found NoneType",)),
+    ("a number", lambda: parse_ranges(5), ("found int 5",)),
+    ("bytes", lambda: parse_ranges(b"t:0:0:1"), ("found bytes",)),
+    ("a list", lambda: parse_ranges(["t:0:0:1"]), ("found list",)),
+    ("a huge number", lambda: parse_ranges(BIG), ("found int a int whose repr raises ValueError",)),
+    (
+        "too many ranges",
+        lambda: parse_ranges("t:0:0:1," * 200_000),
+        ("wanted at most 100000 ranges in a text, found 200001",),
+    ),
+    ("a range of a number", lambda: OffsetRange(7, 0, 0, 1), ("the topic is 7",)),
+    ("a range of a truth", lambda: OffsetRange("t", True, 0, 1), ("the partition is True, wanted a whole number",)),
+    ("a range of a fraction", lambda: OffsetRange("t", 0, 0.5, 1), ("the start is 0.5, wanted a whole number",)),
+    ("a range of an array", lambda: OffsetRange("t", 0, 0, np.array([1, 2])), ("the end is array([1, 2])",)),
+    ("a range of a text", lambda: OffsetRange("t", 0, 0, "1"), ("the end is '1'",)),
+    ("a range to all", lambda: OffsetRange("t", 0, 0, Symbol.ALL), ("the end is ALL",)),
+    ("a range from the end", lambda: OffsetRange("t", 0, Symbol.LATEST, 5), ("the start is LATEST",)),
+    ("a range to a huge number", lambda: OffsetRange("t", 0, 0, BIG), ("the end is a int whose repr raises",)),
+    ("the last none", lambda: Last(0), ("the N of -N is 0, wanted a whole number from 1",)),
+    ("the last few of a text", lambda: Last("5"), ("the N of -N is '5'",)),
+    ("a time that is NaN", lambda: AtTime(float("nan")), ("the MS of @MS is nan",)),
+    ("a parser of a number", lambda: RangeParser(5), ("wanted ranges as text", "found 5")),
+    ("a parser of numbers", lambda: list(RangeParser([5])), ("wanted a range text", "found int")),
+    ("a parser of bytes", lambda: list(RangeParser(b"t:0:0:1")), ("wanted a range text", "found int")),
+]
+
+RANGE_TEXTS = [
+    BadInput(
+        f"range text: {name}",
+        lambda text=text: parse_ranges(text),
+        RangeError,
+        (GRAMMAR, fragment),
+    )
+    for name, text, fragment in TEXTS
+] + [BadInput(f"range: {name}", give, RangeError, texts) for name, give, texts in OTHERS]

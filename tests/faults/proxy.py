@@ -5,6 +5,7 @@ simplest model of a network that does not deliver.
 """
 
 import random
+import select
 import socket
 import struct
 import threading
@@ -20,7 +21,7 @@ from tests.kafka.node import free_ports
 
 Rewrite = Callable[[bytes], bytes]
 _CHUNK = 65_536
-_TICK_S = 0.05  # the rate cap sends pieces of so many seconds
+_TICK_S = 0.05  # the rate cap sends pieces of so many seconds; who cannot send looks so often whether it is cut
 
 
 class Proxy:
@@ -205,7 +206,6 @@ class _Link:
         self.client, self.server, self.number = client, server, number
         self.ways = 2
         self.cut = False
-        self.sending: set[socket.socket] = set()
         for end in (client, server):
             end.settimeout(None)
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -216,8 +216,7 @@ class _Link:
         for end in (self.client, self.server):
             with suppress(OSError):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                # Wakes the threads in recv and send without a FIN; the RST goes out when the last of them closes.
-                end.shutdown(socket.SHUT_RDWR if end in self.sending else socket.SHUT_RD)
+                end.shutdown(socket.SHUT_RD)  # wakes recv; the RST goes out when the last thread closes, and no FIN
         return first
 
     def close(self) -> None:
@@ -243,16 +242,18 @@ class _Way:
             rest = self.proxy._mode.carry(self, rest)
 
     def send(self, data: bytes) -> None:
-        with self.proxy._changed:
-            self._check()
-            self.link.sending.add(self.sink)
-        try:
-            self.sink.sendall(data)
-        finally:
-            with self.proxy._changed:
-                self.link.sending.discard(self.sink)
-        with self.proxy._changed:
-            self.proxy.bytes_forwarded += len(data)
+        left = memoryview(data)
+        while left:
+            with self.proxy._changed:  # who has the bytes finds them counted
+                self._check()
+                try:  # not sendall: nothing but a FIN could wake a thread out of that, and a reset sends none
+                    sent = self.sink.send(left, socket.MSG_DONTWAIT)
+                except BlockingIOError:
+                    sent = 0
+                self.proxy.bytes_forwarded += sent
+            left = left[sent:]
+            if not sent:
+                select.select([], [self.sink], [], _TICK_S)
 
     def _check(self) -> None:
         if self.link.cut:
@@ -360,8 +361,8 @@ class _Throttle(_Mode):
         due = time.monotonic()
         for at in range(0, len(piece), self.chunk):
             part = piece[at : at + self.chunk]
-            way.send_as_it_comes(part)
             way.fire()
+            way.send_as_it_comes(part)
             due += len(part) / self.rate if self.rate else 0
             if not way.wait(self, max(0.0, due - time.monotonic())):
                 return piece[at + self.chunk :] or None

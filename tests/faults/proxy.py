@@ -33,16 +33,13 @@ class Proxy:
 
     Attributes:
         servers: "127.0.0.1:PORT", what a client bootstraps from
-        fired: how often faults happened, in units that each mode names
-        connections: how many were accepted
-        bytes_forwarded: both ways together
     """
 
     def __init__(self, port: int, target: tuple[str, int]) -> None:
         self.port = port or free_ports(1)[0]
         self.servers = f"127.0.0.1:{self.port}"
         self.target = target
-        self.fired = self.connections = self.bytes_forwarded = 0
+        self._fired = self._connections = self._bytes_forwarded = 0
         self._changed = threading.Condition(threading.RLock())
         self._mode: _Mode = _Mode()
         self._closed = False
@@ -51,6 +48,26 @@ class Proxy:
         self._listener: socket.socket | None = None
         self._listen()
         self._spawn(self._accept)
+
+    # Under the lock, so that who has seen a byte or a fault finds it counted.
+
+    @property
+    def fired(self) -> int:
+        """How often faults happened, in units that each mode names."""
+        with self._changed:
+            return self._fired
+
+    @property
+    def connections(self) -> int:
+        """How many were accepted."""
+        with self._changed:
+            return self._connections
+
+    @property
+    def bytes_forwarded(self) -> int:
+        """Both ways together."""
+        with self._changed:
+            return self._bytes_forwarded
 
     def pass_through(self) -> None:
         """No fault; what a stall held back goes on."""
@@ -62,7 +79,8 @@ class Proxy:
 
     def refuse(self) -> None:
         """Cut all connections and listen no more. Fires: connections cut; who is refused later is not seen here."""
-        self.fired += self._refuse()
+        with self._changed:
+            self._fired += self._refuse()
 
     def reset_every(self, seed: int, mean_bytes: int) -> None:
         """Reset each connection after a random number of bytes from the server. Fires: resets.
@@ -152,8 +170,8 @@ class Proxy:
                 if client is None:
                     self._changed.wait(0.01)
                     continue
-                self.connections += 1
-                number = self.connections
+                self._connections += 1
+                number = self._connections
             try:
                 client.settimeout(None)
                 server = socket.create_connection(self.target, 5)
@@ -244,13 +262,13 @@ class _Way:
     def send(self, data: bytes) -> None:
         left = memoryview(data)
         while left:
-            with self.proxy._changed:  # who has the bytes finds them counted
+            with self.proxy._changed:
                 self._check()
                 try:  # not sendall: nothing but a FIN could wake a thread out of that, and a reset sends none
                     sent = self.sink.send(left, socket.MSG_DONTWAIT)
                 except BlockingIOError:
                     sent = 0
-                self.proxy.bytes_forwarded += sent
+                self.proxy._bytes_forwarded += sent
             left = left[sent:]
             if not sent:
                 select.select([], [self.sink], [], _TICK_S)
@@ -261,7 +279,7 @@ class _Way:
 
     def fire(self, count: int = 1) -> None:
         with self.proxy._changed:
-            self.proxy.fired += count
+            self.proxy._fired += count
 
     def wait(self, mode: "_Mode", seconds: float | None = None) -> bool:
         """Wait, but no longer than the mode holds; whether it still holds."""

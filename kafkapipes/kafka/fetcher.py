@@ -56,6 +56,7 @@ class Fetcher:
         self._complaints = Complaints(config)
         self._pid = os.getpid()
         self._assigned = 0  # assignments so far
+        self._last_word: Message | None = None  # of the client, to act upon once the records before it are handed out
         self._watch = TopicWatch(config, stall_timeout_s)
         properties = self._complaints.listening(config.consumer())
         # Its own word on how far it has come, where no record shows that; several within a stall's time.
@@ -107,7 +108,10 @@ class Fetcher:
                 batch_records = self._fitting(batch)
                 yield batch
                 progress.resume()
-            elif not progress.finished:
+            if self._last_word is not None:  # only now: it stands behind the records that came with it
+                last_word, self._last_word = self._last_word, None
+                self._act_on(last_word, progress)
+            if batch is None and not progress.finished:
                 self._check_complaints(progress)
                 if time.monotonic() - began < POLL_S / 10:
                     time.sleep(POLL_S / 10)  # a client that answers at once with nothing must not spin
@@ -117,6 +121,7 @@ class Fetcher:
         item = progress.account.range
         self._assigned += 1
         self._complaints.statistics = ""  # they are of an assignment before
+        self._last_word = None
         self._consumer.assign([TopicPartition(item.topic, int(item.partition), progress.position)])  # type: ignore[arg-type]  # concrete
 
     def _next_batch(self, records: int, progress: RangeProgress) -> RecordBatch | None:
@@ -135,14 +140,10 @@ class Fetcher:
                 gc.enable()
 
     def _batch(self, messages: list[Message], progress: RangeProgress) -> RecordBatch | None:
-        """The records among `messages` that belong to the range; what is not a record is acted upon."""
-        last: Message | None = None
+        """The records among `messages` that belong to the range; what is not a record is noted."""
         if any(map(Message.error, messages)):
-            messages, last = self._split(messages, progress)
-        batch = self._records(messages, progress) if messages else None
-        if last is not None:  # only now: it stands behind the records that came with it
-            self._act_on(last, progress)
-        return batch
+            messages, self._last_word = self._split(messages, progress)
+        return self._records(messages, progress) if messages else None
 
     def _records(self, messages: list[Message], progress: RangeProgress) -> RecordBatch | None:
         if self._assigned > 1:  # a fresh consumer has nothing else to deliver
@@ -164,7 +165,7 @@ class Fetcher:
         return RecordBatch(offsets, keys, values, account, timestamps, headers)
 
     def _split(self, messages: list[Message], progress: RangeProgress) -> tuple[list[Message], Message | None]:
-        """The records, and the client's last word on the position, if it said one: end of the log, or lost."""
+        """The records, and the client's last word behind them, if it said one: end of the log, or of this read."""
         records, last, item = [], None, progress.account.range
         for message in messages:
             error = message.error()
@@ -174,7 +175,7 @@ class Fetcher:
                 if (message.topic(), message.partition()) == (item.topic, item.partition):
                     last = message
             elif error.code() in TERMINAL:
-                raise failure(error, self._where(progress), self._config)
+                return records, message
             elif error.code() not in HARMLESS:
                 self._complaints.note(error)
         return records, last
@@ -186,6 +187,8 @@ class Fetcher:
         if error.code() == KafkaError._PARTITION_EOF:
             progress.end_of_log(int(message.offset()))  # type: ignore[arg-type]  # always set
             return
+        if error.code() not in POSITION_LOST:
+            raise failure(error, self._where(progress), self._config)
         log = self._log_now(progress)
         if progress.position < log.low and self._on_data_loss == "continue":
             progress.overtaken(log.low)

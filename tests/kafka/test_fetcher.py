@@ -40,7 +40,12 @@ def event(code, offset=-1001, text="why"):
     return Message(topic="t", partition=0, offset=offset, value=text.encode(), error=KafkaError(code, text))
 
 
-def fetch(*fetches, start=0, end=3, assigned_before=0, log_now=None, stable=0, on_data_loss="raise"):
+def fetch(*fetches, **options):
+    """The offsets that a read delivers, as a list; see `scripted`."""
+    return list(scripted(*fetches, **options))
+
+
+def scripted(*fetches, start=0, end=3, assigned_before=0, log_now=None, stable=0, on_data_loss="raise"):
     """The offsets that a read of t:0:start:end delivers when the client gives these lists of messages.
 
     Args:
@@ -53,7 +58,8 @@ def fetch(*fetches, start=0, end=3, assigned_before=0, log_now=None, stable=0, o
     fetcher._consumer.close()
     fetcher._consumer, fetcher._assigned = ScriptedConsumer(*fetches), assigned_before
     fetcher._log_now = lambda progress: log_now
-    return [int(offset) for batch in fetcher.fetch(account) for offset in batch.offsets]
+    for batch in fetcher.fetch(account):
+        yield from map(int, batch.offsets)
 
 
 def test_records_and_the_end_of_the_log_may_come_together():
@@ -78,6 +84,18 @@ def test_the_text_of_an_error_is_never_taken_for_a_value():
 def test_a_damaged_batch_ends_the_read_at_once():
     with pytest.raises(CorruptDataError, match=r"t:0@0.*_BAD_MSG"):
         fetch([event(KafkaError._BAD_MSG)], [record(0), record(1), record(2)])
+
+
+def test_what_came_with_a_damaged_batch_is_handed_out_before_the_error_that_names_its_offset():
+    delivered = []
+
+    with pytest.raises(CorruptDataError, match=r"reading t:0:0:5 at t:0@2: _BAD_MSG"):
+        delivered.extend(scripted([record(0), record(1), event(KafkaError._BAD_MSG), record(3)], end=5))
+    assert delivered == [0, 1]
+
+
+def test_damage_behind_the_end_of_the_range_is_no_error():
+    assert fetch([record(0), record(1), record(2), event(KafkaError._BAD_MSG)]) == [0, 1, 2]
 
 
 def test_a_group_that_may_not_be_joined_is_no_reason_to_stop():

@@ -79,7 +79,7 @@ class RangeProgress:
 
     def fetched_to(self, offset: int) -> None:
         """Take note of the offset that the client asks for next: it moves over aborted records, of which none comes."""
-        if offset > self._fetched_to:
+        if offset > max(self._fetched_to, self.position):
             self._fetched_to = offset
             self._last_news = self._clock()
 
@@ -87,15 +87,10 @@ class RangeProgress:
         """Take note that the caller asks for more: its own time between two batches is no silence of the broker."""
         self._last_news = self._clock()
 
-    @property
-    def stalled(self) -> bool:
-        """Whether nothing has arrived for `stall_timeout_s`."""
-        return self._clock() - self._last_news > self._stall_timeout_s
-
     def check_stall(self, cause: str) -> None:
         """Raise when nothing has arrived for `stall_timeout_s`; `cause` is the client's last complaint, or ''."""
-        if self.stalled:
-            silent_s = self._clock() - self._last_news
+        silent_s = self._clock() - self._last_news
+        if silent_s > self._stall_timeout_s:
             raise StalledError(
                 f"wanted {self.account.range} up to offset {self.account.end}, but nothing arrived for "
                 f"{silent_s:.1f} s at {self._coordinates(self.position)}"

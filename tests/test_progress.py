@@ -183,3 +183,14 @@ def test_a_fetch_position_that_moves_is_news_and_one_that_stands_is_not():
     read.clock.now = 19
     with pytest.raises(StalledError):
         read.check_stall("")
+
+
+def test_a_fetch_position_that_only_confirms_what_has_arrived_is_no_news():
+    read = progress(0, 1000)
+    read.records(offsets(0, 1, 2))
+    read.clock.now = 8
+    read.fetched_to(3)
+    read.clock.now = 11
+
+    with pytest.raises(StalledError, match="t:3@3"):
+        read.check_stall("")

@@ -237,8 +237,9 @@ class Fetcher:
             raise ConfigError(self._config.scrub(f"{self._where(progress)}: {too_large}; raise that property"))
         if progress.ends_at is not None:
             self._check_truncated(progress)
-        if progress.stalled:
+        if self._complaints.statistics:
             progress.fetched_to(self._fetch_position(progress.account))
+            self._complaints.statistics = ""
         progress.check_stall(self._config.scrub(self._complaints.last))
 
     def _check_truncated(self, progress: RangeProgress) -> None:
@@ -260,7 +261,7 @@ class Fetcher:
 
     def _fetch_position(self, account: RangeReport) -> int:
         """The offset that the client asks for next, by its own statistics (librdkafka's STATISTICS.md); -1 unknown."""
-        topics = json.loads(self._complaints.statistics or "{}").get("topics", {})
+        topics = json.loads(self._complaints.statistics).get("topics", {})
         partitions = topics.get(account.range.topic, {}).get("partitions", {})
         return int(partitions.get(str(account.range.partition), {}).get("next_offset", -1))
 

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, IterDataPipe
 
 from kafkapipes import KafkaPipesError, RangeParser, TrainingKafkaDataset
 from kafkapipes.kafka.fetcher import Fetcher
+from tests.faults.oracle import Truth, checksum
 
 CANARY = "canary-7f3e-do-not-show"  # a password in every read's properties: it must show nowhere
 RESULTS_VARIABLE = "KAFKAPIPES_SCORECARD"  # a file that takes one line of JSON per verdict
@@ -130,42 +131,56 @@ def fault(monkeypatch, action: Callable[[], object], after: int = 2) -> Iterator
 
     The read waits meanwhile, in whichever process it runs; so a fault comes amid a read, never before or behind it.
     """
+    with faults(monkeypatch, [(after, action)]) as fired:
+        yield fired
+
+
+@contextmanager
+def faults(monkeypatch, steps: list[tuple[int, Callable[[], object]]]) -> Iterator["Fired"]:
+    """The same for several actions, each after its own number of batches, all different."""
     context = multiprocessing.get_context("fork")
-    reached, done, taken = context.Event(), context.Event(), context.Value("i", 0)
-    original = Fetcher._next_batch
+    reached, taken = [(context.Event(), context.Event()) for _ in steps], context.Value("i", 0)
+    original, fired = Fetcher._next_batch, Fired()
 
     def next_batch(self, wanted, progress):
         batch = original(self, wanted, progress)
         if batch is not None:
             with taken.get_lock():
                 taken.value += 1
-                here = taken.value == after
-            if here:
-                reached.set()
+                here = [pair for pair, (after, _) in zip(reached, steps, strict=True) if after == taken.value]
+            for begin, done in here:
+                begin.set()
                 done.wait(60)
         return batch
 
-    fired = Fired()
-
-    def act() -> None:
-        reached.wait()
-        if not fired.over:
-            try:
+    def act(begin, done, action) -> None:
+        begin.wait()
+        try:
+            if not fired.over:
                 fired.result = action()
                 fired.count += 1
-            finally:
-                done.set()
+        except Exception as exc:  # raised below, in the test's own thread
+            fired.failures.append(exc)
+        finally:
+            done.set()
 
-    thread = threading.Thread(target=act, name="fault", daemon=True)
+    threads = [
+        threading.Thread(target=act, args=(*pair, action), name="fault", daemon=True)
+        for pair, (_, action) in zip(reached, steps, strict=True)
+    ]
     monkeypatch.setattr(Fetcher, "_next_batch", next_batch)
-    thread.start()
+    for thread in threads:
+        thread.start()
     try:
         yield fired
     finally:
-        fired.over = not reached.is_set()
-        reached.set()
-        thread.join(60)
+        fired.over = True
+        for (begin, _), thread in zip(reached, threads, strict=True):
+            begin.set()
+            thread.join(60)
         monkeypatch.setattr(Fetcher, "_next_batch", original)
+    if fired.failures:
+        raise fired.failures[0]
 
 
 @dataclass
@@ -175,6 +190,7 @@ class Fired:
     count: int = 0
     result: object = None
     over: bool = False
+    failures: list[Exception] = field(default_factory=list)
 
 
 @dataclass
@@ -272,6 +288,13 @@ class Verdict:
 def ledger(topic: str, sequences: Iterable[int], partition: int = 0, first: int = 0) -> list[tuple[Coordinates, int]]:
     """The truth for records that were appended one after the other from offset `first`."""
     return [((topic, partition, first + place), sequence) for place, sequence in enumerate(sequences)]
+
+
+def vouched(told: Truth, truth: list[tuple[Coordinates, int]], size: int = 32) -> list[tuple[Coordinates, int]]:
+    """`truth`, after a look whether the oracle was told exactly these records, of `size` bytes, and no other."""
+    expected = [(where[2], checksum(record(*where[:2], sequence, size)[0])) for where, sequence in truth]
+    assert [(offset, value) for offset, _, value in told.records] == expected, "ledger and oracle disagree"
+    return truth
 
 
 def _clients() -> Counter:

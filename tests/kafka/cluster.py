@@ -35,6 +35,7 @@ _COMMON = {
     "log.cleaner.backoff.ms": 200,
     "log.cleaner.dedupe.buffer.size": 4194304,
     "log.initial.task.delay.ms": 500,
+    "log.retention.check.interval.ms": 500,
     "offsets.topic.num.partitions": 1,
     "transaction.state.log.num.partitions": 1,
 }
@@ -132,8 +133,14 @@ class Cluster:
         return name
 
     def _high_watermark(self, topic: str) -> int:
-        partition = TopicPartition(topic, 0)
-        return self.admin.list_offsets({partition: OffsetSpec.latest()})[partition].result(30).offset
+        partition, deadline = TopicPartition(topic, 0), time.monotonic() + 30
+        while True:
+            try:
+                return self.admin.list_offsets({partition: OffsetSpec.latest()})[partition].result(30).offset
+            except KafkaException:  # a topic that was just made, or a leader that just moved
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
 
     def _await_leaders(self, name: str, partitions: int) -> None:
         deadline = time.monotonic() + 30

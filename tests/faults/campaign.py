@@ -145,8 +145,8 @@ class World:
             "stall": for_a_while(lambda: proxy.stall(), lambda: proxy.pass_through()),
             "throttle": lambda: proxy.throttle(bytes_per_second=2_000_000, chunk=1000),
             "move": lambda: cluster.move_leader(topic),
-            "kill-leader": lambda: cluster.kill(leader()),
-            "pause-leader": lambda: cluster.pause(leader()),
+            "kill-leader": lambda: (cluster.heal(), cluster.kill(leader())),  # two must live
+            "pause-leader": lambda: (cluster.heal(), cluster.pause(leader())),
         }
         return actions[name]
 
@@ -191,7 +191,7 @@ def run(minutes: float, seed: int, brokers: tuple[int, ...] = (1, 3), rounds: in
             if wrong:
                 print(wrong)
                 least = shortest(schedule, lambda one: bool(worlds[one.brokers].play(one)[0]))
-                return f"{least}\n{wrong}"
+                return f"{least}\nof {schedule}, which came to\n{wrong}"
     print(f"{number} rounds, {happened} faults, {time.monotonic() - began:.0f} s, nothing lost, doubled or wrong")
     assert happened, "no fault happened: nothing was shown"
     return ""

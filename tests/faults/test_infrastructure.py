@@ -1,8 +1,10 @@
 """The tools of the fault tests do what they say: a fault that does not happen would prove nothing."""
 
+import os
 import socket
 import socketserver
 import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -40,6 +42,18 @@ def consume(servers, topic, count, config=None, timeout_s=20):
             values.append(message.value())
     consumer.close()
     return values, errors[:1]
+
+
+def refuses_soon(host, port):
+    """Whether nothing listens there within some seconds."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection((host, port), 1).close()
+        except ConnectionRefusedError:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 @contextmanager
@@ -269,6 +283,19 @@ def test_a_killed_broker_comes_back_with_its_records_and_its_ports(spare_broker,
         (number, None, checksum(bytes([number]))) for number in range(100)
     ]
     assert (spare_broker.log_folder(topic) / "00000000000000000000.log").stat().st_size > 100
+
+
+@pytest.mark.kafka
+def test_a_broker_does_not_outlive_tests_that_were_killed(own_broker, tmp_path):
+    code = "from tests.kafka.cluster import *; print(OwnBroker(fetch_jars()).bootstrap_servers, flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    tests = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, **pipes)
+    host, port = tests.stdout.readline().split(":")
+    socket.create_connection((host, int(port))).close()
+    tests.kill()
+    tests.communicate()
+
+    assert refuses_soon(host, int(port))
 
 
 @pytest.mark.kafka

@@ -16,6 +16,8 @@ from confluent_kafka.admin import AdminClient
 VERSION = "4.4.0"
 START_S = 60  # about 3 s on an idle machine
 _CLUSTER_ID = "MkU3OEVBNTcwNTJENDM2Qg"
+# Whatever ends the tests, `kill -9` too, ends the broker: the pipe closes, and no line has come. No child of ours.
+_GUARD = 'exec 3<&0; (read -r line <&3 || kill -9 "$0") >/dev/null 2>&1 &'
 _PORTS = 12_000  # from which free ones are drawn
 
 
@@ -45,6 +47,7 @@ class Node:
         self._settings = str(settings)
         self._log = folder / "broker.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
 
     @property
     def pid(self) -> int:
@@ -66,6 +69,10 @@ class Node:
         assert not self.alive, f"node {self.number} runs already"
         with self._log.open("ab") as log:
             self._process = subprocess.Popen([*self._java, "kafka.Kafka", self._settings], stdout=log, stderr=log)
+        self._guard = subprocess.Popen(
+            ["sh", "-c", _GUARD, str(self.pid)], stdin=subprocess.PIPE, start_new_session=True
+        )
+        self._guard.wait(10)
         self.restarts += 1
 
     def await_start(self) -> None:
@@ -88,6 +95,9 @@ class Node:
 
     def kill(self) -> None:
         """SIGKILL, and wait until the process is gone."""
+        if self._guard is not None:
+            self._guard.communicate(b"\n")
+            self._guard = None
         if self._process is not None:
             self._process.kill()
             self._process.wait(30)

@@ -173,6 +173,19 @@ class ClientConfig:
                 )
 
 
+def answer_ms(timeout_s: float) -> int:
+    """Milliseconds in which a question must be answered, so that `timeout_s` suffices to ask another broker too.
+
+    A broker that hangs is not noticed by anything else: by default the client waits for 60 s.
+    """
+    return round(min(max(250 * timeout_s, 1000), 10_000))
+
+
+def fetch_ms(timeout_s: float) -> int:
+    """The same for a fetch, whose answer may be a mebibyte on a slow link: within `timeout_s` there is time for one."""
+    return round(min(max(750 * timeout_s, 1100), 60_000))
+
+
 def insecurities(servers: str, properties: Mapping[str, object]) -> list[str]:
     """What a client with these properties would do that a user should know of, each in a sentence.
 

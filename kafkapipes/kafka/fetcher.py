@@ -19,7 +19,7 @@ from kafkapipes.errors import (
     TopicError,
     TruncationError,
 )
-from kafkapipes.kafka.config import ClientConfig
+from kafkapipes.kafka.config import ClientConfig, fetch_ms
 from kafkapipes.kafka.failures import ADVICE, HARMLESS, TERMINAL, Complaints, failure, failure_of
 from kafkapipes.kafka.offsets import LogReader, PartitionLog
 from kafkapipes.kafka.watch import TopicWatch
@@ -58,7 +58,8 @@ class Fetcher:
         self._assigned = 0  # assignments so far
         self._last_word: Message | None = None  # of the client, to act upon once the records before it are handed out
         self._watch = TopicWatch(config, stall_timeout_s)
-        properties = self._complaints.listening(config.consumer())
+        patience = {"socket.timeout.ms": fetch_ms(stall_timeout_s)}
+        properties = self._complaints.listening({**patience, **config.consumer()})
         # Its own word on how far it has come, where no record shows that; several within a stall's time.
         properties.setdefault("statistics.interval.ms", max(100, min(5000, int(stall_timeout_s * 250))))
         try:

@@ -21,7 +21,7 @@ from kafkapipes.errors import (
     RangeError,
     TopicError,
 )
-from kafkapipes.kafka.config import ClientConfig
+from kafkapipes.kafka.config import ClientConfig, answer_ms
 from kafkapipes.kafka.failures import Complaints, describe, failure, failure_of
 from kafkapipes.ranges import AtTime, Last, OffsetRange, Symbol
 from kafkapipes.report import RangeReport, ReadReport
@@ -174,7 +174,8 @@ class LogReader:
         self._timeout_s = connect_timeout_s
         self._deadline = time.monotonic() + connect_timeout_s
         self._complaints = Complaints(config)
-        properties = self._complaints.listening(config.admin(may_create))
+        patience = {"socket.timeout.ms": answer_ms(connect_timeout_s)}
+        properties = self._complaints.listening({**patience, **config.admin(may_create)})
         try:
             self._admin: AdminClient | None = AdminClient(properties)
         except (KafkaException, ValueError, TypeError) as exc:
@@ -265,11 +266,15 @@ class LogReader:
         """
         answers: dict[Partition, Any] = {}
         asked: dict[Partition, Future[Any]] = {}
+        unanswered: set[str] = set()  # topics: the leader may be another by now, and the client looks only if told to
 
         def ask(timeout_s: float) -> dict[Partition, Any] | None:
+            for topic in list(unanswered):
+                self._client().list_topics(topic, timeout=timeout_s)
+                unanswered.discard(topic)
             if missing := partitions - answers.keys() - asked.keys():
                 request = {TopicPartition(topic, partition): spec for topic, partition in missing}
-                left_s = max(self._deadline - time.monotonic(), 0.1)
+                left_s = min(max(self._deadline - time.monotonic(), 0.1), answer_ms(self._timeout_s) / 1000)
                 futures = self._client().list_offsets(request, isolation_level=level, request_timeout=left_s)
                 asked.update({(key.topic, key.partition): future for key, future in futures.items()})
             until = time.monotonic() + timeout_s
@@ -280,10 +285,13 @@ class LogReader:
                     continue
                 except KafkaException:
                     del asked[key]
+                    unanswered.add(key[0])
                     raise
                 del asked[key]
                 if answer.offset >= lowest:
                     answers[key] = answer
+                else:
+                    unanswered.add(key[0])
             return answers if len(answers) == len(partitions) else None
 
         names = sorted(f"{topic}:{partition}" for topic, partition in partitions)
@@ -302,7 +310,8 @@ class LogReader:
                 error = failure_of(exc, where, self._config)
                 if exc.args[0].code() not in RETRIED:
                     raise error from None
-                answer, last = None, describe(exc.args[0])
+                answer = None
+                last = last if exc.args[0].code() in _SILENCE else describe(exc.args[0])
             if answer is not None:
                 return answer
             self._client().poll(0)  # only now does the client say why
@@ -312,7 +321,8 @@ class LogReader:
             slice_s = min(2 * slice_s, _SLICE_S)
 
     def _unreachable(self, where: str, last: str) -> KafkaPipesError:
-        cause = self._complaints.last or last or "no broker answered"
+        # A black hole leaves no complaint, nor does a name that is still being looked up.
+        cause = self._complaints.last or last or "nothing is refused and nothing answers (firewall, hung broker or DNS)"
         return ConnectError(
             self._config.scrub(
                 f"{where}: no answer from {self._config.servers} within {self._timeout_s:g} s; {cause}; check "
@@ -332,8 +342,9 @@ _PASSING = {
     KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH, KafkaError.OFFSET_NOT_AVAILABLE,
     KafkaError.KAFKA_STORAGE_ERROR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError._NOENT,
 }  # fmt: skip
-RETRIED = _PASSING | {
-    KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE,
+_SILENCE = {KafkaError._TRANSPORT, KafkaError._TIMED_OUT}  # of a question: no more than that no answer came
+RETRIED = _PASSING | _SILENCE | {
+    KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE,
     KafkaError._WAIT_COORD, KafkaError.REQUEST_TIMED_OUT, KafkaError._TIMED_OUT_QUEUE, KafkaError.NETWORK_EXCEPTION,
 }  # fmt: skip
 

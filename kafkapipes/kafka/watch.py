@@ -8,7 +8,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from kafkapipes.errors import StalledError, TopicChangedError
-from kafkapipes.kafka.config import ClientConfig
+from kafkapipes.kafka.config import ClientConfig, answer_ms
 from kafkapipes.kafka.failures import ADVICE, Complaints, failure_of
 from kafkapipes.kafka.offsets import RETRIED, ask_topic_id, topic_id_of
 
@@ -99,7 +99,8 @@ class TopicWatch:
 
     def _ask(self, topic: str) -> "Future[Any]":
         if self._admin is None:
-            self._admin = AdminClient(self._complaints.listening(self._config.admin()))
+            patience = {"socket.timeout.ms": answer_ms(self._timeout_s)}
+            self._admin = AdminClient(self._complaints.listening({**patience, **self._config.admin()}))
         return ask_topic_id(self._admin, topic, min(_REQUEST_S, self._timeout_s))
 
     def _unconfirmed(self, topic: str) -> StalledError:

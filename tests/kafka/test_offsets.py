@@ -1,12 +1,14 @@
 import ctypes
+import socket
 import time
 
 import pytest
 
 from kafkapipes import ConnectError, DataLossError, RangeError, RangeParser, TopicError
 from kafkapipes.kafka.config import ClientConfig
-from kafkapipes.kafka.offsets import PartitionLog, expand, plan_ranges, resolve, settle
+from kafkapipes.kafka.offsets import LogReader, PartitionLog, expand, plan_ranges, resolve, settle
 from kafkapipes.ranges import AtTime, OffsetRange, Symbol, parse_ranges
+from kafkapipes.testing import EmbeddedKafka
 
 LOG = PartitionLog(low=10, stable=80, high=100)
 
@@ -172,3 +174,29 @@ def test_a_question_for_offsets_that_keeps_failing_is_an_error_with_its_cause(em
 
     with pytest.raises(ConnectError, match=r"offsets of t:0.*NOT_LEADER"):
         list(reader)
+
+
+def lead(embedded, topic, broker):
+    """Make another broker of an EmbeddedKafka the leader of partition 0."""
+    move = embedded._library.rd_kafka_mock_partition_set_leader
+    move.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32, ctypes.c_int32]
+    assert move(embedded._cluster, topic.encode(), 0, broker) == 0
+
+
+def test_a_leader_that_moves_between_two_questions_is_asked_where_it_is_now():
+    """The client by itself would ask the broker that it once knew as the leader, again and again."""
+    with EmbeddedKafka(brokers=3) as kafka, LogReader(ClientConfig(kafka.bootstrap_servers, "g"), 5) as reader:
+        kafka.fill("t", [(b"", None)] * 20)
+        for broker in (1, 2, 3):
+            lead(kafka, "t", broker)
+
+            assert reader.logs({("t", 0)})["t", 0].high == 20
+
+
+def test_a_broker_that_does_not_answer_is_an_error_that_says_so():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        servers = f"127.0.0.1:{silent.getsockname()[1]}"
+        reader = RangeParser("t:0:0:20").read_partitions(servers, connect_timeout_s=0.5)
+
+        with pytest.raises(ConnectError, match="nothing is refused and nothing answers"):
+            list(reader)

@@ -157,7 +157,7 @@ class RowBuilder:
     """Rows of one shape and dtype, collected into one array that is sized ahead; no second copy.
 
     Memory that is never written to is never taken from the system, so an upper bound of the rows is enough. Where
-    not even the addresses for that many rows are to be had (mostly gaps, then), the array grows with the rows.
+    not even the addresses for that many rows are to be had, the array grows with the rows.
     """
 
     def __init__(self, max_rows: int, first: np.ndarray) -> None:
@@ -170,7 +170,7 @@ class RowBuilder:
     def append(self, rows: np.ndarray) -> None:
         """Copy rows behind those collected so far."""
         needed = self._rows + len(rows)
-        if needed > len(self._array):  # growing by half costs each row a constant number of moves
+        if needed > len(self._array):  # growing by half costs each row a constant number of moves; NumPy writes zeros
             self._resize(max(needed, len(self._array) * 3 // 2))
         self._array[self._rows : needed] = rows
         self._rows = needed
@@ -189,12 +189,12 @@ class RowBuilder:
 
 
 class BytesBuilder:
-    """Byte strings collected into one growing buffer."""
+    """Byte strings collected into one buffer and their lengths, both sized ahead."""
 
-    def __init__(self, max_rows: int, first: BytesColumn) -> None:
+    def __init__(self, max_rows: int, max_bytes: int, first: BytesColumn) -> None:
         self._kind = type(first)
         self._lengths = RowBuilder(max_rows, first.lengths)
-        self._buffer = RowBuilder(0, first.buffer)
+        self._buffer = RowBuilder(max_bytes, first.buffer)
 
     def append(self, rows: BytesColumn) -> None:
         """Copy byte strings behind those collected so far."""
@@ -216,9 +216,10 @@ def row_bytes(column: Column) -> int:
     return column.nbytes // max(1, len(column)) if isinstance(column, np.ndarray) else column.lengths.itemsize
 
 
-def builder_for(first: Column, max_rows: int) -> ColumnBuilder:
-    """A builder for columns like `first`, with room for `max_rows` rows."""
-    return RowBuilder(max_rows, first) if isinstance(first, np.ndarray) else BytesBuilder(max_rows, first)
+def builder_for(first: Column, max_rows: int, max_bytes: int) -> ColumnBuilder:
+    """A builder for columns like `first`, with room for `max_rows` rows, or for `max_bytes` where that is less."""
+    rows = min(max_rows, max_bytes // max(1, row_bytes(first)))
+    return RowBuilder(rows, first) if isinstance(first, np.ndarray) else BytesBuilder(rows, max_bytes, first)
 
 
 class OffsetIndex:

@@ -246,8 +246,8 @@ def _materialise(
         if values is None:
             most = _readable(reader.report)
             limit.allow(most, sum(map(row_bytes, columns)), _named(reader.report))
-            values = builder_for(batch.values, most)
-            labels = None if batch_labels is None else builder_for(batch_labels, most)
+            values = builder_for(batch.values, most, limit.most)
+            labels = None if batch_labels is None else builder_for(batch_labels, most, limit.most)
             places = {id(account): place for place, account in enumerate(reader.report)}
         limit.add(sum(map(column_bytes, columns)), batch.coordinates(0))
         values.append(batch.values)

@@ -9,7 +9,7 @@ from kafkapipes.errors import MemoryLimitError
 from kafkapipes.options import check_count
 
 STEP = 64 * 2**20  # bytes collected between two looks at the machine's memory
-_KEPT = 20  # one part in so many of all memory is left to others: to the client's prefetch, and to the system
+_KEPT = 20  # one part in so many of all memory is left to others, as is what may come until the next look
 _CGROUP_FILES = (  # of each version: limit, usage, and within its statistics what can be dropped at any time
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -33,7 +33,13 @@ def machine_memory(root: Path = Path("/")) -> Memory:
 
 
 class MemoryLimit(Protocol):
-    """What the columns of one read may take."""
+    """What the columns of one read may take.
+
+    Attributes:
+        most: bytes that no read can exceed, whatever comes
+    """
+
+    most: int
 
     def allow(self, rows: int, row_bytes: int, where: str) -> None:
         """Raise unless so many rows of so many bytes each, from the ranges `where`, may be collected in all."""
@@ -50,24 +56,24 @@ class ByteLimit:
 
     def __init__(self, most: int) -> None:
         check_count("max_bytes", most, 2**63 - 1)
-        self._most = most
+        self.most = most
         self._taken = 0
 
     def allow(self, rows: int, row_bytes: int, where: str) -> None:
         """Raise unless so many rows of so many bytes each, from the ranges `where`, may be collected in all."""
-        if rows * row_bytes > self._most:
+        if rows * row_bytes > self.most:
             raise MemoryLimitError(
                 f"{where}: wanted {rows} offset(s) x {row_bytes} bytes a sample = {rows * row_bytes} bytes in memory, "
-                f"the limit max_bytes is {self._most}; {_ADVICE}, or raise max_bytes"
+                f"the limit max_bytes is {self.most}; {_ADVICE}, or raise max_bytes"
             )
 
     def add(self, size: int, where: str) -> None:
         """Raise if `size` more bytes, from the batch at coordinates `where`, are too many."""
         self._taken += size
-        if self._taken > self._most:
+        if self._taken > self.most:
             raise MemoryLimitError(
                 f"at {where}: wanted {self._taken} bytes in memory by the end of this batch, the limit max_bytes is "
-                f"{self._most}; {_ADVICE}, or raise max_bytes"
+                f"{self.most}; {_ADVICE}, or raise max_bytes"
             )
 
 
@@ -76,6 +82,7 @@ class MachineLimit:
 
     def __init__(self, memory: Callable[[], Memory] = machine_memory) -> None:
         self._memory = memory
+        self.most = memory().total
         self._taken = 0
         self._unchecked = 0
 
@@ -90,10 +97,11 @@ class MachineLimit:
             return
         self._unchecked = 0
         total, free = self._memory()
-        if size + total // _KEPT > free:
+        kept = total // _KEPT + STEP
+        if size + kept > free:
             raise MemoryLimitError(
                 f"at {where}: wanted {self._taken} bytes in memory by the end of this batch, found {free} of {total} "
-                f"bytes free, of which {total // _KEPT} are kept for the system; {_ADVICE}, or set max_bytes"
+                f"bytes free, of which {kept} are kept for the system; {_ADVICE}, or set max_bytes"
             )
 
 

@@ -128,7 +128,7 @@ def test_labels_of_several_elements_stay_arrays():
 
 
 def test_a_row_builder_gives_back_its_unused_rows():
-    builder = builder_for(np.zeros((0, 2), np.int16), 1000)
+    builder = builder_for(np.zeros((0, 2), np.int16), 1000, 10**6)
     builder.append(np.array([[1, 2]], np.int16))
     builder.append(np.array([[3, 4], [5, 6]], np.int16))
 
@@ -137,6 +137,12 @@ def test_a_row_builder_gives_back_its_unused_rows():
     assert isinstance(builder, RowBuilder)
     assert built.tolist() == [[1, 2], [3, 4], [5, 6]]
     assert built.nbytes == 12
+
+
+def test_a_builder_takes_no_more_room_ahead_than_there_can_be_bytes():
+    builder = builder_for(np.zeros((1, 10)), 2**60, 800)
+
+    assert builder._array.shape == (10, 10)
 
 
 def test_a_row_builder_grows_where_its_upper_bound_is_beyond_all_memory():
@@ -162,10 +168,10 @@ def test_the_bytes_of_a_column_are_those_of_its_rows_and_of_the_lengths_of_strin
     assert row_bytes(np.zeros((0, 2))) == 0
 
 
-@given(st.lists(st.lists(st.binary(max_size=20), max_size=8), min_size=1, max_size=8))
-def test_a_bytes_builder_joins_columns(columns):
+@given(st.lists(st.lists(st.binary(max_size=20), max_size=8), min_size=1, max_size=8), st.sampled_from([0, 50, 2**40]))
+def test_a_bytes_builder_joins_columns_whatever_room_it_expects_to_need(columns, most):
     made = [TextColumn(*vars(BytesColumn.from_list(items)).values()) for items in columns]
-    builder = builder_for(made[0], sum(map(len, columns)))
+    builder = builder_for(made[0], sum(map(len, columns)), most)
     for column in made:
         builder.append(column)
 

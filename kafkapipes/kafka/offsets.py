@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
 from contextlib import suppress
@@ -184,9 +185,10 @@ class LogReader:
     def __enter__(self) -> "LogReader":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, *_: object) -> None:
         last_reference, self._admin = [self._admin], None
-        if kind is not None:  # the client may be looking up a name, and would end only after that: seconds
+        if exc is not None:  # the client may be looking up a name, and would end only after that: seconds
+            traceback.clear_frames(exc.__traceback__)  # the calls that it left hold the client as well
             threading.Thread(target=last_reference.clear, name="kafkapipes-release", daemon=True).start()
         # Else the client and its threads end here, before any fork.
 
@@ -301,17 +303,17 @@ class LogReader:
         """Ask in short slices until an answer comes, a lasting error shows, or the deadline passes."""
         slice_s, last, deadline = _FIRST_SLICE_S, "", until or self._deadline
         while True:
-            began = time.monotonic()
+            began, lasting = time.monotonic(), None
             if began >= deadline:
                 raise self._unreachable(where, last)
             try:
                 answer = ask(min(deadline - began, slice_s))
             except KafkaException as exc:
-                error = failure_of(exc, where, self._config)
-                if exc.args[0].code() not in RETRIED:
-                    raise error from None
-                answer = None
-                last = last if exc.args[0].code() in _SILENCE else describe(exc.args[0])
+                answer, code = None, exc.args[0].code()
+                lasting = None if code in RETRIED else failure_of(exc, where, self._config)
+                last = last if code in _SILENCE else describe(exc.args[0])
+            if lasting is not None:  # raised out here, without a context that holds the client
+                raise lasting
             if answer is not None:
                 return answer
             self._client().poll(0)  # only now does the client say why

@@ -1,14 +1,15 @@
 import ctypes
+import gc
 import socket
 import time
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from kafkapipes import ConnectError, DataLossError, RangeError, RangeParser, TopicError
 from kafkapipes.kafka.config import ClientConfig
-from kafkapipes.kafka.offsets import LogReader, PartitionLog, expand, plan_ranges, resolve, settle
+from kafkapipes.kafka.offsets import PartitionLog, expand, plan_ranges, resolve, settle
 from kafkapipes.ranges import AtTime, OffsetRange, Symbol, parse_ranges
-from kafkapipes.testing import EmbeddedKafka
 
 LOG = PartitionLog(low=10, stable=80, high=100)
 
@@ -176,23 +177,6 @@ def test_a_question_for_offsets_that_keeps_failing_is_an_error_with_its_cause(em
         list(reader)
 
 
-def lead(embedded, topic, broker):
-    """Make another broker of an EmbeddedKafka the leader of partition 0."""
-    move = embedded._library.rd_kafka_mock_partition_set_leader
-    move.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32, ctypes.c_int32]
-    assert move(embedded._cluster, topic.encode(), 0, broker) == 0
-
-
-def test_a_leader_that_moves_between_two_questions_is_asked_where_it_is_now():
-    """The client by itself would ask the broker that it once knew as the leader, again and again."""
-    with EmbeddedKafka(brokers=3) as kafka, LogReader(ClientConfig(kafka.bootstrap_servers, "g"), 5) as reader:
-        kafka.fill("t", [(b"", None)] * 20)
-        for broker in (1, 2, 3):
-            lead(kafka, "t", broker)
-
-            assert reader.logs({("t", 0)})["t", 0].high == 20
-
-
 def test_a_broker_that_does_not_answer_is_an_error_that_says_so():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         servers = f"127.0.0.1:{silent.getsockname()[1]}"
@@ -200,3 +184,23 @@ def test_a_broker_that_does_not_answer_is_an_error_that_says_so():
 
         with pytest.raises(ConnectError, match="nothing is refused and nothing answers"):
             list(reader)
+
+
+def test_an_interrupted_question_leaves_no_client_to_the_one_who_catches(monkeypatch):
+    """Whose last reference goes ends the client, and waits for the name server while a name is looked up."""
+
+    def interrupted(self, *_, **__):
+        raise KeyboardInterrupt
+
+    def clients():
+        return {id(item) for item in gc.get_objects() if type(item) is AdminClient}
+
+    monkeypatch.setattr(AdminClient, "list_topics", interrupted)
+    before, deadline = clients(), time.monotonic() + 10
+    with pytest.raises(KeyboardInterrupt) as caught:
+        plan_ranges([one("t:0:0:1")], ClientConfig("127.0.0.1:1", "g"))
+    while clients() - before and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    assert caught.value.__traceback__ is not None
+    assert not clients() - before

@@ -5,15 +5,12 @@ import time
 import numpy as np
 import pytest
 import torch
-from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AclBinding, AclOperation, AclPermissionType, ResourcePatternType, ResourceType
-from torch.utils.data import DataLoader
 
 from kafkapipes import (
     AuthError,
     AuthorizationError,
     ConnectError,
-    DataLossError,
     KafkaSink,
     RangeParser,
     StalledError,
@@ -70,151 +67,17 @@ def test_the_seeds_call_gives_70000_samples_in_the_order_written(cluster):
     assert dataset.coordinates(69_999) == (mnist, 0, 139_999)
 
 
-@pytest.fixture(scope="module")
-def transactions(cluster):
-    """0-4 committed, 5 a marker; 6-8 aborted, 9 a marker; 10-11 plain; 12-14 in an open transaction."""
+def test_a_dataset_of_a_transactional_topic_has_exact_length_and_coordinates(cluster):
     topic = cluster.new_topic()
-    cluster.transaction(topic, records(0, 5), end="commit")
-    cluster.transaction(topic, records(6, 9), end="abort")
+    cluster.transaction(topic, records(0, 5), end="commit")  # 5: its marker
+    cluster.transaction(topic, records(6, 9), end="abort")  # 9: its marker
     cluster.produce(topic, records(10, 12))
-    producer = cluster.transaction(topic, records(12, 15), end="open")
-    yield topic
-    producer.abort_transaction(30)
-
-
-@pytest.mark.parametrize(
-    ("bounds", "values", "gaps"),
-    [
-        ("0:6", range(5), 1),  # ends on a commit marker
-        ("0:5", range(5), 0),
-        ("5:6", (), 1),  # nothing but a marker
-        ("6:10", (), 4),  # aborted, and its marker
-        ("3:11", (3, 4, 10), 5),
-        ("0:10", range(5), 5),
-        ("earliest:latest", (0, 1, 2, 3, 4, 10, 11), 5),
-        ("-3:latest", (10, 11), 1),
-    ],
-)
-def test_markers_and_aborted_records_are_gaps_and_never_waited_for(cluster, transactions, bounds, values, gaps):
-    began = time.monotonic()
-
-    found, account = read(cluster, f"{transactions}:0:{bounds}")
-
-    assert found == list(values)
-    assert (account.gaps, account.finished) == (gaps, True)
-    assert time.monotonic() - began < 5
-
-
-def test_uncommitted_reading_gives_aborted_and_open_records_but_no_markers(cluster, transactions):
-    found, account = read(cluster, f"{transactions}:0:0:15", config={"isolation.level": "read_uncommitted"})
-
-    assert found == [0, 1, 2, 3, 4, 6, 7, 8, 10, 11, 12, 13, 14]
-    assert account.gaps == 2
-
-
-@pytest.mark.parametrize("bounds", ["0:15", "13:14"])
-def test_a_range_that_reaches_into_an_open_transaction_is_an_error_with_both_limits(cluster, transactions, bounds):
-    with pytest.raises(DataLossError, match=rf"open transaction.*stable until {transactions}:0@12, high watermark 15"):
-        read(cluster, f"{transactions}:0:{bounds}")
-
-
-def test_waiting_for_an_open_transaction_ends_by_a_stall(cluster, transactions):
-    with pytest.raises(StalledError, match=rf"{transactions}:0@12.*stall_timeout_s"):
-        read(cluster, f"{transactions}:0:0:15", on_short="wait", stall_timeout_s=1)
-
-
-def test_a_dataset_of_a_transactional_topic_has_exact_length_and_coordinates(cluster, transactions):
-    message = {"topic": f"{transactions}:0:0:12", "input_config": {"data_type": "uint8", "label_type": "uint8"}}
+    message = {"topic": f"{topic}:0:0:12", "input_config": {"data_type": "uint8", "label_type": "uint8"}}
     dataset = TrainingKafkaDataset(message, cluster.bootstrap_servers, "sink")
 
     assert dataset.labels.tolist() == [0, 1, 2, 3, 4, 10, 11]
     assert [dataset.coordinates(index)[2] for index in (4, 5, 6)] == [4, 10, 11]
     assert dataset.values.untyped_storage().nbytes() == 7
-
-
-@pytest.mark.parametrize("workers", [2, 3])
-def test_workers_share_a_range_with_gaps_and_each_record_arrives_once(cluster, transactions, workers):
-    pipe = RangeParser(f"{transactions}:0:earliest:latest").read_partitions(cluster.bootstrap_servers)
-    loader = DataLoader(pipe.decode_bytes("uint8").transform_samples(), batch_size=None, num_workers=workers)
-
-    assert sorted(int(value) for value in loader) == [0, 1, 2, 3, 4, 10, 11]
-
-
-@pytest.fixture(scope="module")
-def compacted(cluster):
-    """Of 200 records with 10 keys, compaction leaves the last of each key, and the newest segment."""
-    topic = cluster.new_topic(
-        cleanup_policy="compact", segment_ms="200", min_cleanable_dirty_ratio="0.01", delete_retention_ms="0"
-    )
-    for first in range(0, 200, 50):
-        cluster.produce(topic, [(bytes([number]), bytes([number % 10])) for number in range(first, first + 50)])
-        time.sleep(0.3)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        cluster.produce(topic, [(b"x", b"roll")])  # a write rolls the segment, which makes the one before cleanable
-        time.sleep(0.5)
-        found, _ = read(cluster, f"{topic}:0:0:200")
-        if len(found) == 10:
-            return topic
-    raise TimeoutError("the log was not compacted")
-
-
-@pytest.mark.parametrize(
-    ("bounds", "values"), [("0:200", range(190, 200)), ("0:190", ()), ("50:195", range(190, 195)), ("0:1", ())]
-)
-def test_compacted_offsets_are_gaps_at_the_start_inside_and_at_the_end(cluster, compacted, bounds, values):
-    found, account = read(cluster, f"{compacted}:0:{bounds}")
-
-    assert found == list(values)
-    assert account.gaps == account.requested - len(found)
-    assert account.finished
-
-
-def test_a_start_below_the_log_is_an_error_or_is_counted(cluster):
-    topic = cluster.new_topic()
-    cluster.produce(topic, records(0, 20))
-    partition = TopicPartition(topic, 0, 7)
-    cluster.admin.delete_records([partition])[partition].result(30)
-
-    with pytest.raises(
-        DataLossError, match=rf"wanted offset 2, the log of {topic}:0 begins at 7, so 5 offset\(s\) are gone"
-    ):
-        read(cluster, f"{topic}:0:2:20")
-    found, account = read(cluster, f"{topic}:0:2:20", on_data_loss="continue")
-    assert (found, account.aged_out, account.gaps) == (list(range(7, 20)), 5, 0)
-    assert read(cluster, f"{topic}:0:earliest:latest")[0] == found
-
-
-def test_retention_that_overtakes_a_reader_is_an_error_with_the_place(cluster):
-    topic = cluster.new_topic()
-    cluster.produce(topic, [(bytes(100_000), None)] * 400)
-    reader = RangeParser(f"{topic}:0:0:400").read_partitions(
-        cluster.bootstrap_servers, batch_records=1, config=LITTLE_AHEAD
-    )
-    batches = iter(reader)
-    next(batches)
-    partition = TopicPartition(topic, 0, 390)
-    cluster.admin.delete_records([partition])[partition].result(30)
-
-    with pytest.raises(DataLossError, match=rf"reading {topic}:0:0:400 at {topic}:0@\d+"):
-        list(batches)
-
-
-def test_times_are_resolved_to_the_first_record_at_or_after(cluster):
-    topic = cluster.new_topic()
-    for number, timestamp in enumerate((1000, 3000, 2000, 5000, 4000)):
-        cluster.produce(topic, records(number, number + 1), timestamp=timestamp)
-
-    for text, expected in (
-        ("@2500:latest", "1:5"),
-        ("@3001:latest", "3:5"),
-        ("@1000:@5000", "0:3"),
-        ("@9000:latest", "5:5"),
-        ("0:@9000", "0:5"),
-    ):
-        found, account = read(cluster, f"{topic}:0:{text}")
-        assert str(account.range) == f"{topic}:0:{expected}"
-        assert len(found) == len(account.range)
 
 
 def test_null_keys_tombstones_and_headers_come_as_they_were_written(cluster):

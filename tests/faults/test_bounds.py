@@ -4,6 +4,7 @@ The child prints how the read ended, and the most memory that it had above that 
 """
 
 import json
+import os
 import subprocess
 import sys
 
@@ -18,7 +19,7 @@ MB = 10**6
 INFLATED = 200 * MB
 MARK = b"payload-never-shown"
 CHILD = """
-import json, resource, sys
+import json, resource, sys, time
 from functools import partial
 from pathlib import Path
 import kafkapipes
@@ -30,10 +31,16 @@ def memory(name):
     line = next(line for line in open("/proc/self/status") if line.startswith(name))
     return int(line.split()[1]) * 1024
 
+def slowly(batches, pause_s):
+    for batch in batches:
+        time.sleep(pause_s)
+        yield batch
+
 def read(servers, text, options):
     if (elements := options.pop("elements", None)) is not None:
+        pause_s = options.pop("pause_s", 0)
         reader = RangeParser(text).read_partitions(servers, **options)
-        return sum(len(batch) for batch in reader.decode_bytes("uint8", data_elements=elements))
+        return sum(len(batch) for batch in slowly(reader.decode_bytes("uint8", data_elements=elements), pause_s))
     message = {"topic": text, "input_config": options.pop("input_config")}
     return len(TrainingKafkaDataset(message, servers, "bounds", **options))
 
@@ -87,6 +94,13 @@ def bomb(request):
 def fill_bomb(kafka, codec, size):
     """The bytes that went over the wire."""
     kafka.fill("bomb", [(b"x", None)])
+    sent = send_bomb(kafka, "bomb", codec, size)
+    kafka.fill("bomb", [(b"x", None)])
+    return sent
+
+
+def send_bomb(kafka, topic, codec, size):
+    """The bytes that went over the wire."""
     sent = []
     properties = {
         "bootstrap.servers": kafka.bootstrap_servers, "compression.codec": codec, "message.max.bytes": 1000 * MB,
@@ -94,10 +108,9 @@ def fill_bomb(kafka, codec, size):
         "statistics.interval.ms": 20, "stats_cb": lambda text: sent.append(json.loads(text)["tx_bytes"]),
     }  # fmt: skip
     producer = Producer(properties)
-    producer.produce("bomb", MARK + bytes(size - len(MARK)), None, 0)
+    producer.produce(topic, MARK + bytes(size - len(MARK)), None, 0)
     assert producer.flush(60) == 0
     producer.poll(0.2)
-    kafka.fill("bomb", [(b"x", None)])
     return sent[-1]
 
 
@@ -222,3 +235,28 @@ def test_sixty_four_partitions_take_no_more_than_one():
 
     assert (ended["error"], ended["records"]) == ("", 64_000)  # 128 MB
     assert ended["peak"] < 64 * MB
+
+
+@pytest.mark.kafka
+def test_all_bombs_in_one_answer_of_a_broker_are_inflated_at_once_and_small_answers_hold_one(cluster):
+    topic, size = cluster.new_topic(), 50 * MB
+    for _ in range(6):
+        assert send_bomb(cluster, topic, "gzip", size) < MB / 10
+    small = {"fetch.message.max.bytes": 10_000}
+
+    one_answer, six_answers = read(cluster, (f"{topic}:0:0:6", CHAIN), (f"{topic}:0:0:6", {**CHAIN, "config": small}))
+
+    assert one_answer["error"] == six_answers["error"] == "DecodeError"
+    assert 6 * size < one_answer["peak"] < 2 * 6 * size + 64 * MB
+    assert six_answers["peak"] < 4 * size + 64 * MB
+
+
+@pytest.mark.kafka
+def test_a_slow_reader_is_not_run_over_by_what_is_fetched_ahead(cluster):
+    topic = cluster.new_topic()
+    cluster.produce(topic, [(os.urandom(10_000), None) for _ in range(12_000)])
+
+    (ended,) = read(cluster, (f"{topic}:0:0:12000", {"elements": 10_000, "pause_s": 0.1}))
+
+    assert (ended["error"], ended["records"]) == ("", 12_000)  # 120 MB
+    assert ended["peak"] < 96 * MB

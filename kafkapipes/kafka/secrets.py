@@ -157,8 +157,11 @@ class Mask:
 
     def scrub(self, text: str) -> str:
         """`text` without what must not be shown, and with control characters escaped."""
-        for secret in sorted(self._secrets, key=len, reverse=True):
-            text = _without(text, secret)
+        longest_first = sorted(self._secrets, key=len, reverse=True)
+        for secret in longest_first:
+            text = text.replace(secret, "***")
+        for secret in longest_first:
+            text = _without_start(text, secret)
         for value in self._quoted:
             text = text.replace(f'"{value}"', '"***"').replace(f"`{value}`", "`***`")
         return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
@@ -186,10 +189,10 @@ class Mask:
             self._quoted.add(value)
 
 
-def _without(text: str, secret: str) -> str:
-    """`text` with each occurrence of a secret masked, also of one that was cut off."""
+def _without_start(text: str, secret: str) -> str:
+    """`text` with each place masked where a long secret begins and is cut off."""
     start, at = secret[:_START], 0
-    while (at := text.find(start, at)) >= 0:
+    while len(secret) > _START and (at := text.find(start, at)) >= 0:
         same = takewhile(lambda pair: pair[0] == pair[1], zip(text[at:], secret, strict=False))
         text = f"{text[:at]}***{text[at + sum(1 for _ in same) :]}"
         at += len("***")
@@ -198,7 +201,7 @@ def _without(text: str, secret: str) -> str:
 
 def _spellings(value: str) -> set[str]:
     """A secret as it may stand in a text: as it is, in JSON, in a URL or form, and within base64."""
-    spelt = {value, json.dumps(value)[1:-1], quote(value, safe=""), quote_plus(value)}
+    spelt = {value, json.dumps(value)[1:-1], quote(value), quote(value, safe=""), quote_plus(value)}
     return spelt | {code for shift in range(3) for code in _within_base64(value.encode(), shift)}
 
 

@@ -6,8 +6,8 @@ import traceback
 import pytest
 from torch.utils.data import DataLoader
 
-from kafkapipes import ConfigError, KafkaPipesError, RangeParser, TrainingKafkaDataset
-from kafkapipes.kafka.config import ClientConfig
+from kafkapipes import ConfigError, KafkaPipesError, RangeParser, SecurityWarning, TrainingKafkaDataset
+from kafkapipes.kafka.config import ClientConfig, insecurities
 
 CANARY = "canary-7f3a9c"
 SECRETS = {"sasl.password": CANARY, "ssl.key.password": CANARY + "k", "sasl.username": CANARY + "u"}
@@ -57,6 +57,86 @@ def test_no_secret_shows_in_an_error_a_pipe_or_a_log(embedded, caplog, capfd):
     assert caplog.text  # the client did log
     captured = capfd.readouterr()
     assert CANARY not in captured.out + captured.err
+
+
+EXITS = {
+    "a property that is refused": ({"security.protocol": CANARY}, 0),
+    "a mechanism that is none": ({"security.protocol": "sasl_ssl", "sasl.mechanism": CANARY * 40}, 0),
+    "a broker that is not there": ({"security.protocol": "sasl_ssl", "sasl.mechanism": "PLAIN"}, 0),
+    "a range that is not there": ({}, 9),
+    "a record that does not fit": ({}, 2),
+}
+
+
+@pytest.mark.parametrize(("properties", "end"), EXITS.values(), ids=EXITS)
+def test_no_secret_leaves_by_error_traceback_warning_log_report_or_stream(
+    properties, end, embedded, caplog, capfd, recwarn
+):
+    caplog.set_level(logging.DEBUG)
+    embedded.fill("t", [(b"a", None), (b"abc", None)])
+    servers = embedded.bootstrap_servers if end else "127.0.0.1:1"
+    secrets = {"sasl.password": CANARY, "sasl.username": CANARY + "u", "ssl.key.password": CANARY + "k", "debug": "all"}
+    reader = RangeParser(f"t:0:0:{end or 1}").read_partitions(
+        servers, config={**secrets, **properties}, connect_timeout_s=0.5
+    )
+
+    with pytest.raises(KafkaPipesError) as caught:
+        list(reader.decode_bytes("uint8").transform_samples())
+
+    report = str(reader.report) + str(reader.report.to_dict())
+    shown = ["".join(traceback.format_exception(caught.value)), str(vars(caught.value)), report, caplog.text]
+    assert not [text for text in [*shown, *map(str, recwarn), *capfd.readouterr()] if CANARY in text]
+    assert "kafkapipes.client" in caplog.text or end == 0  # the client did log
+
+
+CLEAR = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN", "sasl.password": CANARY}
+INSECURE = [
+    ("b:9092", CLEAR, "the password or token goes to b:9092 in clear"),
+    ("localhost:1,10.0.0.1:2", CLEAR, "goes to 10.0.0.1:2 in clear"),
+    ("b:9092", {"security.protocol": "sasl_plaintext", "sasl.mechanisms": "OAUTHBEARER"}, "mechanism OAUTHBEARER"),
+    ("b:9092", {"enable.ssl.certificate.verification": False}, "enable.ssl.certificate.verification is off"),
+    ("b:9092", {"enable.ssl.certificate.verification": "0"}, "enable.ssl.certificate.verification is off"),
+    ("b:9092", {"ssl.endpoint.identification.algorithm": "NONE"}, "ssl.endpoint.identification.algorithm is 'none'"),
+]
+SECURE_ENOUGH = [
+    ("localhost:9092", CLEAR),
+    ("[::1]:9092", CLEAR),
+    ("b:9092", {}),
+    ("b:9092", {"security.protocol": "PLAINTEXT", "sasl.mechanism": "PLAIN"}),
+    ("b:9092", {"security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN"}),
+    ("b:9092", {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "SCRAM-SHA-512"}),
+    ("b:9092", {"enable.ssl.certificate.verification": True, "ssl.endpoint.identification.algorithm": "https"}),
+]
+
+
+@pytest.mark.parametrize(("servers", "properties", "text"), INSECURE)
+def test_what_gives_a_password_away_or_lets_others_pose_as_the_broker_is_warned_of(servers, properties, text):
+    with pytest.warns(SecurityWarning, match=text) as caught:
+        ClientConfig(servers, "g", properties)
+
+    assert len(caught) == 1
+    assert CANARY not in str(caught[0].message)
+
+
+@pytest.mark.parametrize(("servers", "properties"), SECURE_ENOUGH)
+def test_what_sends_no_password_in_clear_and_verifies_the_broker_is_not_warned_of(servers, properties):
+    assert insecurities(servers, properties) == []
+
+
+def say_none():
+    return "none"
+
+
+def test_what_only_a_provider_tells_is_warned_of_when_a_client_is_made_once_and_not_again_in_a_worker():
+    made = ClientConfig("b:9092", "g", {"ssl.endpoint.identification.algorithm": say_none})
+
+    with pytest.warns(SecurityWarning, match="identification") as caught:
+        made.admin()
+    again = pickle.loads(pickle.dumps(made))
+
+    assert len(caught) == 1
+    for client in (made.admin(), made.consumer(), again.consumer()):  # a second warning would be an error
+        assert client["ssl.endpoint.identification.algorithm"] == "none"
 
 
 def test_a_dataset_keeps_no_secret(embedded):

@@ -67,6 +67,14 @@ def test_only_a_few_rooms_know_kafka_or_torch(package, allowed):
     assert knowing
 
 
+@pytest.mark.parametrize("path", modules().values(), ids=modules())
+def test_a_module_neither_unpickles_nor_runs_what_it_reads(path):
+    calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
+
+    assert not imports(path) & {"pickle", "marshal", "shelve", "subprocess", "yaml"}
+    assert not calls & {"eval", "exec", "compile", "__import__", "np.load", "torch.load", "os.system", "os.popen"}
+
+
 def test_the_door_names_what_it_lets_through_and_nothing_else():
     public = {
         name for name, item in vars(kafkapipes).items() if not name.startswith("_") and not hasattr(item, "__path__")

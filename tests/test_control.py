@@ -106,6 +106,22 @@ def test_what_is_not_a_json_object_is_refused(text):
         ControlMessage.from_json(text)
 
 
+def test_sixteen_levels_of_json_are_read_and_what_brackets_a_text_holds_does_not_count():
+    deep = {
+        **KAFKA_ML,
+        "dataset_restrictions": json.loads("[" * 15 + "]" * 15),
+        "description": "[" * 100 + '"' + "{" * 100,
+    }
+
+    assert ControlMessage.from_json(json.dumps(deep)).to_dict() == deep
+
+
+def test_a_secret_in_an_unknown_field_is_not_echoed():
+    with pytest.raises(ControlMessageError, match="unknown fields") as caught:
+        ControlMessage.from_dict({**KAFKA_ML, "config": {"sasl.password": "hunter2"}})
+    assert "hunter2" not in str(caught.value)
+
+
 def test_ranges_come_in_the_order_written():
     message = ControlMessage("b:1:0:1,a:0:0:1", RAW)
 

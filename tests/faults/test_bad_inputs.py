@@ -1,15 +1,16 @@
 """At least 200 bad inputs: each must end soon, in the right error, with a text that helps and shows no secret."""
 
+import pickle
 import time
 import traceback
 
 import pytest
 
 from kafkapipes import DecodeError
-from tests.faults.bad_inputs import CANARY
+from tests.faults.bad_inputs import CANARY, MALICIOUS
 from tests.faults.bad_inputs.configurations import CONFIGURATIONS
 from tests.faults.bad_inputs.control_messages import CONTROL_MESSAGES
-from tests.faults.bad_inputs.payloads import PAYLOADS, PAYLOADS_ALONE
+from tests.faults.bad_inputs.payloads import PAYLOADS, PAYLOADS_ALONE, Payload
 from tests.faults.bad_inputs.range_texts import RANGE_TEXTS
 from tests.faults.bad_inputs.types_and_shapes import TYPES_AND_SHAPES
 
@@ -36,6 +37,19 @@ def test_a_bad_input_ends_soon_in_an_error_that_says_what_was_wanted_and_shows_n
 
 def test_there_are_at_least_two_hundred_bad_inputs_all_different():
     assert len({bad.name for bad in BAD_INPUTS}) == len(BAD_INPUTS) >= 200
+
+
+def test_a_pickle_among_bytes_stays_bytes():
+    pickled = Payload("a pickle for bytes", MALICIOUS, ("bytes", None), (), MALICIOUS, ("bytes", None))
+
+    (arrays,) = pickled.decode_alone()
+
+    assert (list(arrays.values), list(arrays.labels)) == ([MALICIOUS], [MALICIOUS])
+
+
+def test_the_pickle_of_these_tests_does_run_where_it_is_loaded():
+    with pytest.raises(SystemExit, match="a pickle was run"):
+        pickle.loads(MALICIOUS)
 
 
 @pytest.mark.parametrize("payload", PAYLOADS[::3], ids=lambda payload: payload.name)

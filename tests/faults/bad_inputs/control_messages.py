@@ -4,7 +4,7 @@ import json
 import pickle
 
 from kafkapipes import ControlMessage, ControlMessageError
-from tests.faults.bad_inputs import CANARY, BadInput
+from tests.faults.bad_inputs import CANARY, MALICIOUS, BadInput
 
 RAW = {"data_type": "uint8", "label_type": "uint8", "data_reshape": "28 28", "label_reshape": ""}
 GOOD = {"topic": "t:0:0:70000", "input_config": RAW}
@@ -119,7 +119,7 @@ JSON = [
     ("in UTF-16", json.dumps(GOOD).encode("utf-16"), "in UTF-8, found bytes that are not"),
     ("in Latin-1", '{"topic": "\xe4"}'.encode("latin-1"), "in UTF-8, found bytes that are not"),
     ("gzipped", b"\x1f\x8b\x08\x00" + bytes(20), "in UTF-8, found bytes that are not"),
-    ("a pickle", pickle.dumps(GOOD), "in UTF-8, found bytes that are not"),
+    ("a pickle", MALICIOUS, "in UTF-8, found bytes that are not"),
     ("a pickle of old", pickle.dumps(GOOD, 0), NOT_JSON),
     ("a list", "[1]", "wanted a JSON object, found list"),
     ("a number", "7", "wanted a JSON object, found int"),

@@ -1,7 +1,6 @@
 """Payloads: the bytes of a record against the type and shape that were declared."""
 
 import gzip
-import pickle
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +15,7 @@ from kafkapipes import (
     RecordBatch,
 )
 from kafkapipes.testing import EmbeddedKafka
-from tests.faults.bad_inputs import BadInput
+from tests.faults.bad_inputs import MALICIOUS, BadInput
 
 
 @dataclass(frozen=True)
@@ -47,13 +46,6 @@ class Payload:
         """Send the record to a fresh topic, and read it from there."""
         kafka.fill("clicks", [(self.value, self.key)])
         return self.decode(RangeParser("clicks:0:0:1").read_partitions(kafka.bootstrap_servers))
-
-
-class Malicious:
-    """An object whose pickle runs code when it is loaded."""
-
-    def __reduce__(self):
-        return exec, ("raise SystemExit('a pickle was run')",)
 
 
 def size(wanted, found):
@@ -91,8 +83,8 @@ PAYLOADS = [
     Payload(
         "a gzip bomb for numbers", gzip.compress(bytes(10**6), mtime=0), ("uint8", 4), ("wanted 4 bytes (4 x uint8)",)
     ),
-    Payload("a pickle for numbers", pickle.dumps(Malicious()), ("uint8", 4), ("wanted 4 bytes (4 x uint8)",)),
-    Payload("a pickle for texts", pickle.dumps(Malicious()), ("string", None), (UTF8,)),
+    Payload("a pickle for numbers", MALICIOUS, ("uint8", 4), ("wanted 4 bytes (4 x uint8)",)),
+    Payload("a pickle for texts", MALICIOUS, ("string", None), (UTF8,)),
     Payload("a megabyte for one number", bytes(900_000), ("uint8", 1), size("1 bytes (1 x uint8)", 900_000)),
     Payload("a bool of 2", b"\2", ("bool", 1), ("wanted bool bytes 0 or 1",)),
     Payload("a bool of 255 among others", b"\0\1\xff\1", ("bool", 4), ("wanted bool bytes 0 or 1",)),
@@ -118,7 +110,7 @@ PAYLOADS = [
     Payload(
         "a bool label of 3", b"abcd", ("uint8", 4), ("wanted a key (the label) that fits", "0 or 1"), b"\3", ("bool", 1)
     ),
-    Payload("a pickle for a label", b"abcd", ("uint8", 4), ("wanted a key",), pickle.dumps(Malicious()), ("uint8", 1)),
+    Payload("a pickle for a label", b"abcd", ("uint8", 4), ("wanted a key",), MALICIOUS, ("uint8", 1)),
     Payload("text that is Latin-1", "ä".encode("latin-1"), ("string", None), (UTF8, "found 1 bytes that are not")),
     Payload("text cut inside a character", "ä".encode()[:1], ("string", None), (UTF8, "found 1 bytes that are not")),
     Payload("text that begins inside one", "ä".encode()[1:], ("string", None), (UTF8, "found 1 bytes that are not")),

@@ -1,3 +1,6 @@
+import multiprocessing
+import pickle
+
 import pytest
 
 from kafkapipes import ConfigError, KafkaPipesError, RangeParser
@@ -46,6 +49,31 @@ def test_a_topic_cannot_be_created_twice(embedded):
 def test_a_senseless_number_of_brokers_is_refused(brokers):
     with pytest.raises(ConfigError, match="brokers is"):
         EmbeddedKafka(brokers)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_can_read_but_neither_fill_nor_stop_the_cluster(embedded):
+    def refused_in_the_fork(answers):
+        with pytest.raises(KafkaPipesError, match="runs in another process"):
+            embedded.create_topic("other")
+        embedded.close()
+        (batch,) = RangeParser("clicks:0:0:1").read_partitions(embedded.bootstrap_servers)
+        answers.put(batch.values[0])
+
+    embedded.fill("clicks", [(b"a", None)])
+    fork = multiprocessing.get_context("fork")
+    answers = fork.SimpleQueue()
+    child = fork.Process(target=refused_in_the_fork, args=(answers,))
+    child.start()
+    child.join(20)
+
+    assert (child.exitcode, answers.get()) == (0, b"a")
+    embedded.create_topic("other")
+
+
+def test_a_cluster_is_not_pickled():
+    with EmbeddedKafka() as kafka, pytest.raises(TypeError, match="give the other process its bootstrap_servers"):
+        pickle.dumps(kafka)
 
 
 def test_a_closed_cluster_says_so_and_may_be_closed_again():

@@ -68,9 +68,9 @@ class DeadLetterTopic:
         self.topic = OffsetRange(topic, 0, 0, 0).topic  # which checks it
         check_seconds("connect_timeout_s", connect_timeout_s)
         check_seconds("delivery_timeout_s", delivery_timeout_s)
-        if "message.timeout.ms" in (config or {}):
-            raise ConfigError("config holds message.timeout.ms: pass it as delivery_timeout_s")
         self._client = ClientConfig(bootstrap_servers, "kafkapipes", config)
+        if config is not None and "message.timeout.ms" in config:
+            raise ConfigError("config holds message.timeout.ms: pass it as delivery_timeout_s")
         self._timeout_s = delivery_timeout_s
         with LogReader(self._client, connect_timeout_s, may_create=True) as reader:
             reader.partitions(topic)  # better now than at the first letter, an hour into a read

@@ -136,11 +136,13 @@ class Cluster:
         partition, deadline = TopicPartition(topic, 0), time.monotonic() + 30
         while True:
             try:
-                return self.admin.list_offsets({partition: OffsetSpec.latest()})[partition].result(30).offset
+                asked = self.admin.list_offsets({partition: OffsetSpec.latest()}, request_timeout=5)
+                return asked[partition].result(30).offset
             except KafkaException:  # a topic that was just made, or a leader that just moved
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
+                self.admin.list_topics(topic, timeout=10)  # only this lets the client look for the leader again
 
     def _await_leaders(self, name: str, partitions: int) -> None:
         deadline = time.monotonic() + 30

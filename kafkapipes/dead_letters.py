@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from kafkapipes.errors import ConfigError, DecodeError, DeliveryError, KafkaPipesError
-from kafkapipes.options import check_choice, check_count
+from kafkapipes.options import check_choice, check_count, shown
 from kafkapipes.records import RecordBatch
 
 POLICIES = ("raise", "skip", "dead-letter")
@@ -83,7 +83,7 @@ class RecordPolicies:
         if self.max_skipped is not None:
             check_count("max_skipped", self.max_skipped, _MOST_SKIPPED, least=0)
         if not isinstance(self.dead_letter_payload, bool):
-            raise ConfigError(f"dead_letter_payload is {self.dead_letter_payload!r}, wanted True or False")
+            raise ConfigError(f"dead_letter_payload is {shown(self.dead_letter_payload)}, wanted True or False")
         wanting = [name for name in REASONS if getattr(self, name) == "dead-letter"]
         if self.dead_letter is None and (wanting or self.dead_letter_payload):
             named = f"{wanting[0]} is 'dead-letter'" if wanting else "dead_letter_payload is True"

@@ -10,7 +10,7 @@ from kafkapipes.errors import ConfigError, RangeError
 from kafkapipes.kafka.config import ClientConfig
 from kafkapipes.kafka.fetcher import Fetcher
 from kafkapipes.kafka.offsets import ON_DATA_LOSS, ON_SHORT, plan_ranges
-from kafkapipes.options import check_choice, check_count, check_seconds
+from kafkapipes.options import check_choice, check_count, check_seconds, shown
 from kafkapipes.ranges import OffsetRange
 from kafkapipes.records import RecordBatch
 from kafkapipes.report import ReadReport
@@ -27,7 +27,8 @@ class PartitionReader(IterDataPipe[RecordBatch]):
         ranges: the ranges to read
         bootstrap_servers: `"host:port"`, or several, as a list or separated by commas
         group_id: passed on to the client; nothing is committed under it
-        config: librdkafka properties; no secret is ever shown, a value may be a callable that fetches it
+        config: librdkafka properties; no secret is ever shown, a value may be a callable that fetches it, such as a
+            `FromEnvironment`
         batch_records: the most records in a batch
         on_data_loss: what to do with offsets below the start of the log: "raise", or "continue" and report them
         on_short: what to do with offsets past the end of the log (or in an open transaction): "raise", "stop" at
@@ -71,6 +72,8 @@ class PartitionReader(IterDataPipe[RecordBatch]):
         check_count("batch_records", batch_records, 1_000_000)  # librdkafka's bound on one call
         check_seconds("connect_timeout_s", connect_timeout_s)
         check_seconds("stall_timeout_s", stall_timeout_s)
+        if not isinstance(ranges, Iterable):
+            raise RangeError(f"wanted OffsetRanges, found {shown(ranges)}: parse a text by RangeParser")
         # Attribute names differ from the arguments': torch adds the repr of same-named ones to every error.
         self._source = ranges
         self._client = ClientConfig(bootstrap_servers, group_id, config)
@@ -130,7 +133,7 @@ class PartitionReader(IterDataPipe[RecordBatch]):
         if self._wanted is None:
             wanted = list(self._source)
             if strange := [item for item in wanted if not isinstance(item, OffsetRange)]:
-                raise RangeError(f"wanted OffsetRanges, found {strange[0]!r}: parse a text by RangeParser")
+                raise RangeError(f"wanted OffsetRanges, found {shown(strange[0])}: parse a text by RangeParser")
             self._wanted = wanted
         return self._wanted
 

@@ -411,6 +411,7 @@ CONFIGURATIONS = [
         for name, args, options, error, found in SINK
     ),
     *(BadInput(f"embedded: {name}", give, error, (found,)) for name, give, error, found in EMBEDDED),
+    BadInput("ranges: a number", lambda: PartitionReader(5, NOWHERE), RangeError, ("wanted OffsetRanges, found 5",)),
     BadInput(
         "ranges: not ranges",
         lambda: PartitionReader([5], NOWHERE).plan(),

@@ -32,7 +32,7 @@ ON_SHORT = ("raise", "stop", "wait")
 _SLICE_S = 0.8  # one blocking call of the client at the most: Ctrl-C is seen between two
 _FIRST_SLICE_S = 0.01  # a client that connects meanwhile notices only in its next call
 _CREATION_S = 5.0  # a topic that the cluster makes on first use is there by then
-_IDENTITY_S = 5.0  # a cluster that has not told a topic's identity by then, but all else, does not tell it
+_IDENTITY_S = 10.0  # a cluster that has not told a topic's identity by then, but all else, does not tell it
 OffsetSpec: Any = _OffsetSpec  # its methods carry no types
 _NO_IDENTITY = str(Uuid(0, 0))  # of a topic in a cluster older than Kafka 2.8
 _NO_SUCH_TIME = -1  # the broker's answer where no record is at or after a time
@@ -50,7 +50,7 @@ class PartitionLog:
         low: first offset that is kept
         stable: last stable offset: below it no transaction is open
         high: high watermark: below it every record is replicated
-        epoch: leader epoch at that time; no record below `high` has a later one; -1 where unknown
+        epoch: leader epoch at that time; no record below `stable` and `high` has a later one; -1 where unknown
         topic_id: identity of the topic; "" where unknown
     """
 
@@ -207,7 +207,8 @@ class LogReader:
 
         def ask(timeout_s: float) -> str | None:
             if not asked:
-                asked.append(ask_topic_id(self._client(), topic, _IDENTITY_S))
+                self._client().list_topics(topic, timeout=timeout_s)  # who answers by now
+                asked.append(ask_topic_id(self._client(), topic, answer_ms(_IDENTITY_S) / 1000))
             if not wait(asked, timeout_s).done:
                 return None
             return topic_id_of(asked.pop(), 0)
@@ -227,7 +228,12 @@ class LogReader:
         stable = self._offsets(partitions, OffsetSpec.latest(), committed)
         high = self._offsets(partitions, OffsetSpec.latest(), uncommitted)
         return {
-            key: PartitionLog(low[key].offset, stable[key].offset, high[key].offset, _epoch(high[key]))
+            key: PartitionLog(
+                low[key].offset,
+                stable[key].offset,
+                high[key].offset,
+                max(_epoch(stable[key]), _epoch(high[key])),  # two leaders may have answered
+            )
             for key in partitions
         }
 

@@ -86,6 +86,7 @@ class TopicWatch:
                 if now - self._unknown_since.setdefault(topic, now) < DOUBT_S:
                     return False
             elif code in RETRIED:
+                self._admin = None  # it would ask the same broker again; a new one learns who answers by now
                 return False
             raise failure_of(exc, f"topic {topic} while it was read", self._config) from None
         self._unknown_since.pop(topic, None)

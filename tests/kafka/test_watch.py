@@ -1,5 +1,8 @@
+import re
 import time
-from ctypes import c_char_p, c_void_p
+from ctypes import c_char_p, c_int32, c_void_p
+from functools import partial
+from threading import Timer
 
 import pytest
 
@@ -8,6 +11,7 @@ from kafkapipes.kafka import watch
 from kafkapipes.kafka.config import ClientConfig
 from kafkapipes.kafka.offsets import LogReader
 from kafkapipes.kafka.watch import TopicWatch
+from kafkapipes.testing import EmbeddedKafka
 
 
 @pytest.fixture
@@ -51,9 +55,9 @@ def test_a_topic_made_anew_is_found_by_a_tick_and_by_the_confirmation(planned, e
     delete(embedded, "t")
     embedded.create_topic("t")
 
-    with pytest.raises(TopicChangedError, match=f"topic t was deleted and made anew.*{topic_id}, found "):
+    with pytest.raises(TopicChangedError, match=f"topic t was deleted and made anew.*{re.escape(topic_id)}, found "):
         tick_for(5, watched, topic_id)
-    with pytest.raises(TopicChangedError, match=topic_id):
+    with pytest.raises(TopicChangedError, match=re.escape(topic_id)):
         watched.confirm()
 
 
@@ -87,3 +91,25 @@ def test_a_cluster_that_does_not_confirm_is_a_stall(planned, embedded):
 
     with pytest.raises(StalledError, match=r"topic t was read to the end, but no broker confirmed within 1 s.*refused"):
         watched.confirm()
+
+
+def test_another_broker_confirms_when_the_one_that_was_asked_is_gone():
+    with EmbeddedKafka(brokers=2) as embedded:
+        embedded.create_topic("t")
+        config = ClientConfig(embedded.bootstrap_servers, "g")
+        with LogReader(config, 10) as reader:
+            topic_id = reader.topic_id("t")
+        watched = TopicWatch(config, 20.0)
+        watched.tick("t", topic_id)
+        watched.confirm()
+        embedded._library.rd_kafka_mock_broker_set_down(c_void_p(embedded._cluster), c_int32(1))
+        name_another = partial(
+            embedded._library.rd_kafka_mock_set_controller_id, c_void_p(embedded._cluster), c_int32(2)
+        )
+        Timer(1.5, name_another).start()  # until then the cluster still names the broker that is gone
+        began = time.monotonic()
+
+        watched.confirm()
+        watched.close()
+
+    assert time.monotonic() - began < 12

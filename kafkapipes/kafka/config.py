@@ -19,7 +19,7 @@ SAFE_CONSUMER: dict[str, object] = {
     "isolation.level": "read_committed",
     "allow.auto.create.topics": False,
     "socket.keepalive.enable": True,
-    "topic.metadata.refresh.interval.ms": 10_000,
+    "topic.metadata.refresh.interval.ms": 5_000,  # after which another leader is found, where the old one hangs
     "fetch.queue.backoff.ms": 0,  # 1000 by default: each new range would wait for it
     "fetch.wait.max.ms": 20,  # 500 by default: the end of a log, and a new range, would wait for it
     "fetch.max.bytes": 16_777_216,  # with the next, the bound on memory that is fetched ahead
@@ -182,8 +182,8 @@ def answer_ms(timeout_s: float) -> int:
 
 
 def fetch_ms(timeout_s: float) -> int:
-    """The same for a fetch, whose answer may be a mebibyte on a slow link: within `timeout_s` there is time for one."""
-    return round(min(max(750 * timeout_s, 1100), 60_000))
+    """The same for a fetch, whose answer may be a mebibyte on a slow link: within `timeout_s` another can be had."""
+    return round(min(max(500 * timeout_s, 1100), 60_000))
 
 
 def insecurities(servers: str, properties: Mapping[str, object]) -> list[str]:

@@ -23,7 +23,7 @@ class RangeProgress:
         self.account = account
         self.position = account.start
         self.ends_at: int | None = None  # where the broker said that the log ends, below what it held when planned
-        self._fetched_to = account.start
+        self._fetched_to = self._vouched_to = account.start
         self._stall_timeout_s = stall_timeout_s
         self._clock = clock
         self._begun = self._last_news = clock()
@@ -39,12 +39,25 @@ class RangeProgress:
         """The most records that the range can still hold."""
         return self.account.end - self.position
 
-    def records(self, offsets: np.ndarray, epoch: int = -1) -> int:
+    @property
+    def promised(self) -> int:
+        """The offset up to which the log held the range for good when the read was planned."""
+        return min(self.account.end, self.account.stable)
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether no record proves that the log is up to its promised end the one that was planned.
+
+        Other records may stand there after the log was cut back, none of which is ever delivered: aborted ones.
+        """
+        return self.account.epoch >= 0 and self._vouched_to < self.promised
+
+    def records(self, offsets: np.ndarray, epoch_at: Callable[[int], int] = lambda row: -1) -> int:
         """Take note of records that arrived; how many of them, from the first, belong to the range.
 
         Args:
             offsets: int64 [B], the offsets of the records as fetched
-            epoch: leader epoch of the last one, -1 where unknown; along a log it never falls
+            epoch_at: row → leader epoch of that record, -1 where unknown; along a log it never falls
 
         Raises:
             CorruptDataError: an offset is not above the one before.
@@ -55,7 +68,7 @@ class RangeProgress:
         self._last_news = self._clock()
         self.ends_at = None
         self._check_ascending(offsets)
-        self._check_epoch(int(offsets[-1]), epoch)
+        self._check_epoch(offsets, epoch_at)
         count = int(np.searchsorted(offsets, self.account.end))
         self.position = int(offsets[-1]) + 1
         self.account.received += count
@@ -74,7 +87,7 @@ class RangeProgress:
         self._last_news = self._clock()
         low = min(low, self.account.end)
         self.account.overtaken += low - self.position
-        self.position = low
+        self.position = self._vouched_to = low
         self._settle()
 
     def fetched_to(self, offset: int) -> None:
@@ -105,18 +118,25 @@ class RangeProgress:
                 f"{int(offsets[-1])} out of order; the read is stopped so that no record counts twice"
             )
 
-    def _check_epoch(self, offset: int, epoch: int) -> None:
+    def _check_epoch(self, offsets: np.ndarray, epoch_at: Callable[[int], int]) -> None:
         """A record below the end of the log as planned cannot bear a later epoch than the log had then.
 
         Leader epochs and truncation: Kafka's KIP-101 and KIP-320.
         """
-        planned = self.account.epoch
-        if offset < self.account.stable and 0 <= planned < epoch:
+        planned, row = self.account.epoch, len(offsets) - 1
+        if planned < 0:
+            return
+        if epoch_at(row) > planned:  # the last one may have been written since, and says nothing of those before
+            row = int(np.searchsorted(offsets, self.account.stable)) - 1
+        if row < 0:
+            return
+        if (epoch := epoch_at(row)) > planned:
             raise TruncationError(
                 f"wanted {self.account.range} as it was planned, under leader epoch {planned}, found a record of epoch "
-                f"{epoch} at {self._coordinates(offset)}: the log was cut back and written anew; read the range again "
-                "from its start"
+                f"{epoch} at {self._coordinates(int(offsets[row]))}: the log was cut back and written anew; read the "
+                "range again from its start"
             )
+        self._vouched_to = int(offsets[row]) + 1
 
     def _settle(self) -> None:
         self.account.seconds = self._clock() - self._begun

@@ -124,20 +124,79 @@ def planned(start, end, stable, epoch=-1):
     return made
 
 
+def epochs(*numbers):
+    return numbers.__getitem__
+
+
 def test_a_record_below_the_planned_end_of_a_later_epoch_was_written_anew():
     read = planned(0, 100, stable=50, epoch=4)
-    read.records(offsets(*range(10)), epoch=4)
+    read.records(offsets(*range(10)), epochs(*[4] * 10))
 
     with pytest.raises(TruncationError, match=r"under leader epoch 4, found a record of epoch 5 at t:3@11"):
-        read.records(offsets(10, 11), epoch=5)
+        read.records(offsets(10, 11), epochs(4, 5))
+
+
+def test_records_past_the_planned_end_do_not_hide_one_below_it_that_was_written_anew():
+    read = planned(0, 100, stable=12, epoch=4)
+
+    with pytest.raises(TruncationError, match=r"found a record of epoch 5 at t:3@11"):
+        read.records(offsets(10, 11, 12, 13), epochs(4, 5, 5, 6))
 
 
 @pytest.mark.parametrize(
     ("stable", "epoch", "found"),
-    [(50, 4, 4), (50, 4, 3), (50, -1, 9), (50, 4, -1), (11, 4, 5)],  # the last: at the end that was planned, or past it
+    [
+        (50, 4, (4, 4)),
+        (50, 4, (3, 4)),
+        (50, -1, (8, 9)),
+        (50, 4, (-1, -1)),
+        (11, 4, (4, 5)),  # a later one at the end that was planned
+        (10, 4, (5, 5)),
+    ],
 )
 def test_an_epoch_that_may_be_is_read(stable, epoch, found):
-    assert planned(0, 100, stable, epoch).records(offsets(10, 11), epoch=found) == 2
+    assert planned(0, 100, stable, epoch).records(offsets(10, 11), epochs(*found)) == 2
+
+
+@pytest.mark.parametrize(
+    ("end", "stable", "found", "in_doubt"),
+    [
+        (12, 50, (4, 4), False),
+        (13, 50, (4, 4), True),  # a gap at the end: a marker, or what was cut off
+        (100, 12, (4, 4), False),  # nothing was promised beyond
+        (11, 50, (3, 4), False),  # a record past the end vouches for all before it
+        (12, 11, (4, 5), False),
+        (12, 12, (4, 4), False),
+    ],
+)
+def test_a_log_is_in_doubt_where_its_last_offsets_hold_no_record_of_the_planned_epoch(end, stable, found, in_doubt):
+    read = planned(0, end, stable, epoch=4)
+    read.records(offsets(10, 11), epochs(*found))
+    read.end_of_log(end)
+
+    assert read.finished
+    assert read.in_doubt == in_doubt
+
+
+def test_a_later_record_past_the_end_vouches_for_nothing():
+    read = planned(0, 20, stable=20, epoch=4)
+    read.records(offsets(10, 11, 30), epochs(4, 4, 5))
+
+    assert (read.finished, read.in_doubt) == (True, True)
+
+
+def test_without_epochs_no_log_is_in_doubt():
+    read = planned(0, 20, stable=20)
+    read.end_of_log(20)
+
+    assert (read.finished, read.in_doubt) == (True, False)
+
+
+def test_what_retention_took_is_not_in_doubt():
+    read = planned(0, 20, stable=20, epoch=4)
+    read.overtaken(30)
+
+    assert (read.finished, read.in_doubt) == (True, False)
 
 
 def test_an_end_of_log_below_what_was_planned_is_remembered_until_more_comes():

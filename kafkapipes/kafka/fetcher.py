@@ -116,7 +116,30 @@ class Fetcher:
                 self._check_complaints(progress)
                 if time.monotonic() - began < POLL_S / 10:
                     time.sleep(POLL_S / 10)  # a client that answers at once with nothing must not spin
+        if progress.in_doubt:
+            self._confirm_log(progress)
         self._consumer.unassign()
+
+    def _confirm_log(self, progress: RangeProgress) -> None:
+        """Have the broker compare epochs (KIP-320): up to the end of what was read, is it the log that was planned?
+
+        A consumer that is sent to an offset of a known epoch is told if that epoch ends below it by now.
+        """
+        account = progress.account
+        item, epoch = account.range, account.epoch
+        progress.resume()
+        # seek, since an assignment would ask only a client that does not know the leader yet
+        self._consumer.seek(TopicPartition(item.topic, int(item.partition), progress.promised, leader_epoch=epoch))  # type: ignore[arg-type]  # concrete
+        while True:
+            records, last_word = self._split(self._consumer.consume(1, POLL_S), progress)
+            error = None if last_word is None else last_word.error()
+            if records or (error is not None and error.code() == KafkaError._PARTITION_EOF):
+                return
+            if error is not None:
+                if error.code() in POSITION_LOST and self._log_now(progress).low > progress.promised:
+                    return  # retention took it meanwhile: all was read before
+                raise failure(error, self._where(progress), self._config)
+            self._check_complaints(progress)
 
     def _assign(self, progress: RangeProgress) -> None:
         item = progress.account.range
@@ -150,7 +173,7 @@ class Fetcher:
         if self._assigned > 1:  # a fresh consumer has nothing else to deliver
             self._check_origin(messages, progress.account)
         offsets = np.fromiter(map(Message.offset, messages), np.int64, len(messages))
-        count = progress.records(offsets, _epoch(messages[-1]))
+        count = progress.records(offsets, lambda row: _epoch(messages[row]))
         return self._columns(messages[:count], offsets[:count], progress.account) if count else None
 
     def _columns(self, messages: list[Message], offsets: np.ndarray, account: RangeReport) -> RecordBatch:

@@ -25,6 +25,10 @@ class ScriptedConsumer:
     def assign(self, partitions):
         self.assigned = partitions
 
+    def seek(self, place):
+        assert (place.topic, place.partition, place.leader_epoch) == ("t", 0, 4)
+        self.fetches = self.after_seek
+
     def consume(self, count, timeout):
         return self.fetches.pop(0) if self.fetches else []
 
@@ -32,8 +36,9 @@ class ScriptedConsumer:
         pass
 
 
-def record(offset, partition=0, topic="t"):
-    return Message(topic=topic, partition=partition, offset=offset, key=b"k", value=b"%d" % offset)
+def record(offset, partition=0, topic="t", epoch=-1):
+    value = b"%d" % offset
+    return Message(topic=topic, partition=partition, offset=offset, key=b"k", value=value, leader_epoch=epoch)
 
 
 def event(code, offset=-1001, text="why"):
@@ -45,18 +50,22 @@ def fetch(*fetches, **options):
     return list(scripted(*fetches, **options))
 
 
-def scripted(*fetches, start=0, end=3, assigned_before=0, log_now=None, stable=0, on_data_loss="raise"):
+def scripted(
+    *fetches, start=0, end=3, assigned_before=0, log_now=None, stable=0, epoch=-1, after_seek=(), on_data_loss="raise"
+):
     """The offsets that a read of t:0:start:end delivers when the client gives these lists of messages.
 
     Args:
         log_now: what the brokers say of the log when they are asked again
-        stable: what the log held when the read was planned
+        stable, epoch: what the log held when the read was planned, and under which leader epoch
+        after_seek: what the client gives once it is sent to an offset of a known epoch
     """
-    account = RangeReport(OffsetRange("t", 0, start, end), 0, 100, stable=stable)
+    account = RangeReport(OffsetRange("t", 0, start, end), 0, 100, stable=stable, epoch=epoch)
     options = {"batch_records": 10, "stall_timeout_s": 0.2, "timestamps": False, "headers": False}
     fetcher = Fetcher(ClientConfig("127.0.0.1:1", "g"), on_data_loss=on_data_loss, **options)
     fetcher._consumer.close()
     fetcher._consumer, fetcher._assigned = ScriptedConsumer(*fetches), assigned_before
+    fetcher._consumer.after_seek = list(after_seek)
     fetcher._log_now = lambda progress: log_now
     for batch in fetcher.fetch(account):
         yield from map(int, batch.offsets)
@@ -141,6 +150,34 @@ def test_a_log_that_ends_below_what_was_planned_is_truncation_once_a_broker_says
         fetch(ends, end=5, stable=9, log_now=PartitionLog(0, 1, 1))
     whole = PartitionLog(0, 9, 9)  # a new leader that did not know the end yet
     assert fetch(ends, [], [record(1), record(2)], stable=9, log_now=whole) == [0, 1, 2]
+
+
+GAP_AT_THE_END = [record(0, epoch=4), event(KafkaError._PARTITION_EOF, 7)]
+CUT = event(KafkaError._AUTO_OFFSET_RESET, text="Partition log truncation detected at offset 3")
+
+
+def test_a_gap_at_the_end_is_truncation_if_the_planned_epoch_ends_before_it():
+    with pytest.raises(TruncationError, match=r"reading t:0:0:3 at t:0@7: .*truncation detected at offset 3"):
+        fetch(GAP_AT_THE_END, stable=5, epoch=4, after_seek=[[], [CUT]], log_now=PartitionLog(0, 7, 7))
+
+
+@pytest.mark.parametrize(
+    ("answer", "low"),
+    [
+        ([event(KafkaError._PARTITION_EOF, 7)], 0),
+        ([record(5, epoch=6)], 0),
+        ([event(KafkaError._AUTO_OFFSET_RESET)], 4),  # retention took it, after all was read
+    ],
+)
+def test_a_gap_at_the_end_is_one_if_the_planned_epoch_reaches_behind_it(answer, low):
+    log_now = PartitionLog(low, 7, 7)
+
+    assert fetch(GAP_AT_THE_END, stable=5, epoch=4, after_seek=[[], answer], log_now=log_now) == [0]
+
+
+def test_a_gap_at_the_end_that_no_broker_explains_is_a_stall():
+    with pytest.raises(StalledError, match="t:0@7"):
+        fetch(GAP_AT_THE_END, stable=5, epoch=4)
 
 
 @pytest.mark.parametrize("stale", [record(1, partition=1), record(1, topic="u")])

@@ -2,13 +2,15 @@ import ctypes
 import gc
 import socket
 import time
+from types import SimpleNamespace
 
 import pytest
+from confluent_kafka import IsolationLevel
 from confluent_kafka.admin import AdminClient
 
 from kafkapipes import ConnectError, DataLossError, RangeError, RangeParser, TopicError
 from kafkapipes.kafka.config import ClientConfig
-from kafkapipes.kafka.offsets import PartitionLog, expand, plan_ranges, resolve, settle
+from kafkapipes.kafka.offsets import LogReader, PartitionLog, expand, plan_ranges, resolve, settle
 from kafkapipes.ranges import AtTime, OffsetRange, Symbol, parse_ranges
 
 LOG = PartitionLog(low=10, stable=80, high=100)
@@ -204,3 +206,16 @@ def test_an_interrupted_question_leaves_no_client_to_the_one_who_catches(monkeyp
 
     assert caught.value.__traceback__ is not None
     assert not clients() - before
+
+
+def test_the_epoch_of_a_log_is_that_of_the_newer_leader_where_two_have_answered(monkeypatch):
+    """Committed and uncommitted reading are two questions, and the leader may move between them, to and fro."""
+    found = {IsolationLevel.READ_COMMITTED: (50, 7), IsolationLevel.READ_UNCOMMITTED: (50, 6)}
+
+    def answers(self, partitions, spec, level):
+        offset, epoch = found[level]
+        return dict.fromkeys(partitions, SimpleNamespace(offset=offset, leader_epoch=epoch))
+
+    monkeypatch.setattr(LogReader, "_offsets", answers)
+    with LogReader(ClientConfig("127.0.0.1:1", "g"), 1) as reader:
+        assert reader.logs({("t", 0)})["t", 0].epoch == 7

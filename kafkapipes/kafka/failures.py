@@ -53,6 +53,9 @@ TERMINAL: dict[int, type[KafkaPipesError]] = {
 }
 # Range mode needs no group: a group that may not be joined is no reason to stop.
 HARMLESS = {KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError._PARTITION_EOF}
+_TELLING = ("FAIL", "REQTMOUT")  # kinds of log lines that say why: a connection failed, an answer did not come
+# The cause where the client has no complaint, as of a black hole, or of a name that is still being looked up.
+SILENCE = "nothing is refused and nothing answers (firewall, hung broker or DNS)"
 LOG_LINES = 20  # of the client, above the level of debugging, that are passed on
 LOG_S = 10.0  # in this many seconds
 ADVICE: dict[type[KafkaPipesError], str] = {
@@ -128,7 +131,7 @@ class Complaints:
         A broker that cannot be reached makes a hundred lines a second: beyond a few they are only counted.
         """
         line = self._config.scrub(template % parts)
-        if parts[0] == "FAIL":
+        if parts[0] in _TELLING:
             self._last_failure = line.partition("]: ")[2]
         now = time.monotonic()
         if now - self._logged_since >= LOG_S:

@@ -23,7 +23,7 @@ from kafkapipes.errors import (
     TopicError,
 )
 from kafkapipes.kafka.config import ClientConfig, answer_ms
-from kafkapipes.kafka.failures import Complaints, describe, failure, failure_of
+from kafkapipes.kafka.failures import SILENCE, Complaints, describe, failure, failure_of
 from kafkapipes.ranges import AtTime, Last, OffsetRange, Symbol
 from kafkapipes.report import RangeReport, ReadReport
 
@@ -317,7 +317,7 @@ class LogReader:
             except KafkaException as exc:
                 answer, code = None, exc.args[0].code()
                 lasting = None if code in RETRIED else failure_of(exc, where, self._config)
-                last = last if code in _SILENCE else describe(exc.args[0])
+                last = last if code in _UNANSWERED else describe(exc.args[0])
             if lasting is not None:  # raised out here, without a context that holds the client
                 raise lasting
             if answer is not None:
@@ -329,8 +329,7 @@ class LogReader:
             slice_s = min(2 * slice_s, _SLICE_S)
 
     def _unreachable(self, where: str, last: str) -> KafkaPipesError:
-        # A black hole leaves no complaint, nor does a name that is still being looked up.
-        cause = self._complaints.last or last or "nothing is refused and nothing answers (firewall, hung broker or DNS)"
+        cause = self._complaints.last or last or SILENCE
         return ConnectError(
             self._config.scrub(
                 f"{where}: no answer from {self._config.servers} within {self._timeout_s:g} s; {cause}; check "
@@ -350,8 +349,8 @@ _PASSING = {
     KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH, KafkaError.OFFSET_NOT_AVAILABLE,
     KafkaError.KAFKA_STORAGE_ERROR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError._NOENT,
 }  # fmt: skip
-_SILENCE = {KafkaError._TRANSPORT, KafkaError._TIMED_OUT}  # of a question: no more than that no answer came
-RETRIED = _PASSING | _SILENCE | {
+_UNANSWERED = {KafkaError._TRANSPORT, KafkaError._TIMED_OUT}  # of a question: no more than that no answer came
+RETRIED = _PASSING | _UNANSWERED | {
     KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE,
     KafkaError._WAIT_COORD, KafkaError.REQUEST_TIMED_OUT, KafkaError._TIMED_OUT_QUEUE, KafkaError.NETWORK_EXCEPTION,
 }  # fmt: skip

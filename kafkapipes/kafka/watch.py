@@ -9,7 +9,7 @@ from confluent_kafka.admin import AdminClient
 
 from kafkapipes.errors import StalledError, TopicChangedError
 from kafkapipes.kafka.config import ClientConfig, answer_ms
-from kafkapipes.kafka.failures import ADVICE, Complaints, failure_of
+from kafkapipes.kafka.failures import ADVICE, SILENCE, Complaints, failure_of
 from kafkapipes.kafka.offsets import RETRIED, ask_topic_id, topic_id_of
 
 CHECK_S = 5.0  # between two questions during a read
@@ -102,16 +102,15 @@ class TopicWatch:
         if self._admin is None:
             patience = {"socket.timeout.ms": answer_ms(self._timeout_s)}
             self._admin = AdminClient(self._complaints.listening({**patience, **self._config.admin()}))
-        return ask_topic_id(self._admin, topic, min(_REQUEST_S, self._timeout_s))
+        return ask_topic_id(self._admin, topic, min(_REQUEST_S, answer_ms(self._timeout_s) / 1000))
 
     def _unconfirmed(self, topic: str) -> StalledError:
         if self._admin is not None:
             self._admin.poll(0)  # only now does the client say why
-        cause = self._complaints.last
         return StalledError(
             self._config.scrub(
                 f"topic {topic} was read to the end, but no broker confirmed within {self._timeout_s:g} s that it is "
-                f"still the topic that was planned{f'; last word of the client: {cause}' if cause else ''}; check the "
-                "broker, or raise stall_timeout_s"
+                f"still the topic that was planned; last word of the client: {self._complaints.last or SILENCE}; check "
+                "the broker, or raise stall_timeout_s"
             )
         )

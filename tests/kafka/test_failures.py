@@ -50,6 +50,9 @@ def test_the_most_telling_complaint_is_the_last_but_all_brokers_down():
     complaints.log(6, "%s [%s] %s", "OTHER", "client-1", "[thrd:b:1]: b:1: fine")
     assert complaints.last == "b:1: Disconnected"
 
+    complaints.log(5, "%s [%s] %s", "REQTMOUT", "client-1", "[thrd:b:1]: b:1: Timed out FetchRequest")
+    assert complaints.last == "b:1: Timed out FetchRequest"
+
     complaints.note(KafkaError(KafkaError._TRANSPORT, "refused"))
     complaints.note(KafkaError(KafkaError._ALL_BROKERS_DOWN, "0/1"))
     assert complaints.last == "_TRANSPORT: refused"

@@ -73,9 +73,12 @@ class Proxy:
         """No fault; what a stall held back goes on."""
         self._switch(_Mode())
 
-    def stall(self) -> None:
-        """A black hole: connections stay open and are accepted, nothing arrives. Fires: bytes held back."""
-        self._switch(_Stall())
+    def stall(self, open_only: bool = False) -> None:
+        """A black hole: connections stay open and are accepted, nothing arrives. Fires: bytes held back.
+
+        With `open_only` new connections pass, as behind a firewall that has forgotten the old ones.
+        """
+        self._switch(_Stall(self.connections if open_only else None))
 
     def refuse(self) -> None:
         """Cut all connections and listen no more. Fires: connections cut; who is refused later is not seen here."""
@@ -342,7 +345,12 @@ class _Refuse(_Mode):
 
 
 class _Stall(_Mode):
+    def __init__(self, last: int | None) -> None:
+        self.last = last
+
     def carry(self, way: _Way, piece: bytes) -> bytes | None:
+        if self.last is not None and way.link.number > self.last:
+            return super().carry(way, piece)
         way.fire(len(piece))
         way.wait(self)
         return piece

@@ -112,6 +112,19 @@ def test_a_stalled_proxy_holds_bytes_back_and_gives_them_when_it_passes_again(pr
         assert connection.recv(4) == FRAME[:4]
 
 
+def test_a_stall_of_what_is_open_lets_new_connections_through(proxy):
+    host, port = proxy.servers.split(":")
+    with socket.create_connection((host, int(port)), 3) as connection:
+        connection.settimeout(0.3)
+        connection.sendall(b"?")
+        assert connection.recv(4) == FRAME[:4]
+        proxy.stall(open_only=True)
+        connection.sendall(b"?")
+
+        assert ask(proxy) == FRAME * 1000
+        assert proxy.fired == 1
+
+
 def test_a_refusing_proxy_cuts_what_is_open_and_listens_no_more(proxy):
     host, port = proxy.servers.split(":")
     with socket.create_connection((host, int(port)), 3) as connection:

@@ -65,7 +65,10 @@ ADVICE: dict[type[KafkaPipesError], str] = {
     TopicChangedError: "the topic was made anew: its offsets name other records now",
     DataLossError: "the log no longer holds this offset; narrow the range, or start at earliest",
     TruncationError: "the log was cut back: read the range again from its start",
-    CorruptDataError: "the stored batch is damaged or of an unknown kind; restore it, or read around it",
+    CorruptDataError: (
+        "the stored batch is damaged, of an unknown kind, or unpacks (zstd) to more than receive.message.max.bytes; "
+        "restore it, raise that property, or read around it"
+    ),
     ConfigError: "correct the property",
     ConnectError: "check bootstrap_servers, the network and security.protocol",
 }

@@ -12,8 +12,9 @@ It speaks the Kafka protocol on 127.0.0.1 to any client and any process, and sta
 
 import ctypes
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from ctypes import c_char_p, c_int, c_size_t, c_void_p
 from functools import cache
 from pathlib import Path
@@ -54,7 +55,8 @@ class EmbeddedKafka:
         self._client = self._library.rd_kafka_new(_PRODUCER, config, error, len(error))
         if not self._client:
             raise KafkaPipesError(f"the embedded broker did not start: {error.value.decode()}")
-        self._cluster = self._library.rd_kafka_mock_cluster_new(self._client, brokers)
+        with _signals_blocked():
+            self._cluster = self._library.rd_kafka_mock_cluster_new(self._client, brokers)
         # By itself it names a controller that does not exist, and clients ask that one for the identity of a topic.
         with suppress(AttributeError):  # before librdkafka 2.16; the identity is not told then
             self._library.rd_kafka_mock_set_controller_id(c_void_p(self._cluster), 1)
@@ -131,6 +133,19 @@ class EmbeddedKafka:
                 "this EmbeddedKafka runs in another process: fill it there, and read it by its address"
             )
         return int(self._library.rd_kafka_mock_topic_create(self._cluster, name, partitions, 1))
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """No signal reaches a thread that is started inside.
+
+    One that interrupts the brokers' thread ends them, and DataLoader has a handler for the end of a worker.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _pair(record: object, place: int) -> tuple[bytes | None, bytes | None]:

@@ -1,5 +1,11 @@
+import ctypes
 import multiprocessing
+import os
 import pickle
+import signal
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -83,3 +89,19 @@ def test_a_closed_cluster_says_so_and_may_be_closed_again():
 
     with pytest.raises(KafkaPipesError, match="closed"):
         kafka.create_topic("clicks")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for threads")
+def test_a_signal_that_any_thread_may_get_does_not_end_the_brokers(embedded):
+    """The end of a DataLoader's worker is one."""
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        for thread in Path("/proc/self/task").iterdir():
+            if thread.name != str(os.getpid()):
+                ctypes.CDLL(None).tgkill(os.getpid(), int(thread.name), int(signal.SIGUSR1))
+        time.sleep(0.2)
+        embedded.fill("clicks", [(b"a", None)])
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+    assert signal.SIGUSR1 not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

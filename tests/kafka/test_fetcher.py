@@ -212,6 +212,18 @@ def test_large_records_come_in_small_batches(embedded, monkeypatch):
     assert sum(map(len, batches)) == 20
 
 
+def test_a_reader_whose_caller_takes_its_time_leaves_the_processor_alone(embedded):
+    embedded.fill("t", [(bytes(50_000), None)] * 60)
+    config = {"queued.max.messages.kbytes": 100}  # full with what comes at once
+    batches = iter(RangeParser("t:0:0:60").read_partitions(embedded.bootstrap_servers, batch_records=1, config=config))
+    next(batches)
+    time.sleep(0.3)
+    before = time.process_time()
+    time.sleep(1)
+
+    assert time.process_time() - before < 0.3
+
+
 ABANDONED = """
 from kafkapipes import RangeParser
 batches = iter(RangeParser("t:0:0:1000").read_partitions({servers!r}, batch_records=10))

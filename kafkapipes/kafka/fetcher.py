@@ -73,7 +73,10 @@ class Fetcher:
     def __exit__(self, *exc: object) -> None:
         if os.getpid() == self._pid:
             self._watch.close()
-            self._consumer.close()
+            try:
+                self._consumer.close()
+            except SystemError as exc:  # what comes of Ctrl-C inside a callback that is called from in there
+                raise exc.__cause__ or exc from None
         else:
             _forked.extend([self._consumer, self._watch])
 
@@ -83,7 +86,10 @@ class Fetcher:
         Raises:
             TopicChangedError, TopicError, StalledError: they are not, or no broker says so.
         """
-        self._watch.confirm()
+        try:
+            self._watch.confirm()
+        except KafkaException as exc:
+            raise failure_of(exc, "asking once more for the topics that were read", self._config) from None
 
     def fetch(self, account: RangeReport) -> Iterator[RecordBatch]:
         """The records of one range, in offset order; the account is kept as they come.
@@ -92,8 +98,12 @@ class Fetcher:
             StalledError, and what `failures.TERMINAL` names: the range could not be read to its end.
         """
         progress = RangeProgress(account, self._stall_timeout_s)
-        if not progress.finished:
+        if progress.finished:
+            return
+        try:
             yield from self._read(progress)
+        except KafkaException as exc:  # it cannot cross from a worker to its parent, where the epoch would just end
+            raise failure_of(exc, self._where(progress), self._config) from None
 
     def _read(self, progress: RangeProgress) -> Iterator[RecordBatch]:
         """The records of a range that is not finished yet, until it is."""
@@ -108,6 +118,7 @@ class Fetcher:
             if batch is not None:
                 batch_records = self._fitting(batch)
                 yield batch
+                self._check_process(progress)
                 progress.resume()
             if self._last_word is not None:  # only now: it stands behind the records that came with it
                 last_word, self._last_word = self._last_word, None
@@ -157,8 +168,6 @@ class Fetcher:
         gc.disable()
         try:
             return self._batch(self._consumer.consume(records, POLL_S), progress)
-        except KafkaException as exc:  # it could not cross from a worker to its parent
-            raise failure_of(exc, self._where(progress), self._config) from None
         finally:
             if collecting:
                 gc.enable()
@@ -198,8 +207,8 @@ class Fetcher:
             elif error.code() in POSITION_LOST or error.code() == KafkaError._PARTITION_EOF:
                 if (message.topic(), message.partition()) == (item.topic, item.partition):
                     last = message
-            elif error.code() in TERMINAL:
-                return records, message
+            elif error.code() in TERMINAL and message.topic() is not None:
+                return records, message  # the others are about the group, which a range does not need
             elif error.code() not in HARMLESS:
                 self._complaints.note(error)
         return records, last
@@ -239,6 +248,14 @@ class Fetcher:
         key = item.topic, int(item.partition)  # type: ignore[arg-type]  # concrete
         with LogReader(self._config, self._stall_timeout_s) as reader:
             return reader.logs({key})[key]
+
+    def _check_process(self, progress: RangeProgress) -> None:
+        """A consumer that a fork has brought here would deliver what it had fetched there: every record twice."""
+        if os.getpid() != self._pid:
+            raise KafkaPipesError(
+                f"{self._where(progress)}: wanted to go on in process {os.getpid()}, but the read was begun in process "
+                f"{self._pid}, and no consumer survives a fork; begin a read in this process"
+            )
 
     def _check_origin(self, messages: list[Message], account: RangeReport) -> None:
         """Every record must come from the partition that was asked for: a stale one would count twice."""

@@ -24,6 +24,12 @@ from tests.kafka.reassign import reassign
 
 ADDRESS_VARIABLE = "KAFKAPIPES_TEST_BOOTSTRAP_SERVERS"
 PASSWORD = "reader-secret-4711"  # of the user "reader", who may read nothing until a test grants it
+SASL = {
+    "security.protocol": "SASL_PLAINTEXT",
+    "sasl.mechanism": "PLAIN",
+    "sasl.username": "reader",
+    "sasl.password": PASSWORD,
+}
 _SETTLE_S = 60  # in which leaders and replicas come to rest after what was done to a broker
 
 _COMMON = {

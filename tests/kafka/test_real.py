@@ -5,27 +5,15 @@ import time
 import numpy as np
 import pytest
 import torch
-from confluent_kafka.admin import AclBinding, AclOperation, AclPermissionType, ResourcePatternType, ResourceType
 
 from kafkapipes import (
-    AuthError,
-    AuthorizationError,
-    ConnectError,
     KafkaSink,
     RangeParser,
     StalledError,
-    TopicError,
     TrainingKafkaDataset,
 )
-from tests.kafka.cluster import PASSWORD
 
 pytestmark = pytest.mark.kafka
-SASL = {
-    "security.protocol": "SASL_PLAINTEXT",
-    "sasl.mechanism": "PLAIN",
-    "sasl.username": "reader",
-    "sasl.password": PASSWORD,
-}
 # Without a bound a few megabytes are fetched ahead, and a fault in the broker comes too late to be seen.
 LITTLE_AHEAD = {"queued.max.messages.kbytes": 256, "fetch.max.bytes": 200_000, "message.max.bytes": 150_000}
 
@@ -101,19 +89,6 @@ def test_every_compression_is_read(cluster, compression):
     assert np.array_equal(TrainingKafkaDataset(sink.control_message, cluster.bootstrap_servers, "g").values, values)
 
 
-def test_a_record_larger_than_the_fetch_sizes_is_read(cluster):
-    topic = cluster.new_topic(max_message_bytes="5000000")
-    options = {"fetch.message.max.bytes": 1000, "fetch.max.bytes": 1_000_000}
-    with KafkaSink(topic, cluster.bootstrap_servers, config={"message.max.bytes": 5_000_000}) as sink:
-        sink.send(bytes(3_000_000))
-        sink.send(b"small")
-
-    assert [
-        len(value)
-        for value in TrainingKafkaDataset(sink.control_message, cluster.bootstrap_servers, "g", config=options)
-    ] == [3_000_000, 5]
-
-
 def test_a_sinks_ranges_hold_only_its_own_records_beside_another_writer_and_markers(cluster):
     topic = cluster.new_topic(partitions=2)
     with KafkaSink(topic, cluster.bootstrap_servers, partition=0) as sink:
@@ -138,62 +113,6 @@ def test_several_topics_partitions_and_ranges_come_in_the_order_written(cluster)
 
     assert [value[0] for batch in reader for value in batch.values] == [25, 26, 8, 9, 18, 19, 20]
     assert len(reader.report) == 5
-
-
-def test_an_unknown_topic_or_partition_is_an_error_at_once(cluster):
-    topic = cluster.new_topic()
-    began = time.monotonic()
-
-    with pytest.raises(TopicError, match=r"no-such-topic.*UNKNOWN_TOPIC_OR_PART"):
-        read(cluster, "no-such-topic:0:0:1")
-    with pytest.raises(TopicError, match=f"no partition 4 in topic {topic}, it has 1: 0"):
-        read(cluster, f"{topic}:4:0:1")
-    assert time.monotonic() - began < 5
-
-
-def test_a_topic_that_is_denied_is_an_error_that_says_what_is_needed(own_broker):
-    topic = own_broker.new_topic()
-    reader = RangeParser(f"{topic}:0:0:1").read_partitions(own_broker.sasl_servers, config=SASL)
-
-    with pytest.raises(AuthorizationError, match=f"{topic}.*READ and DESCRIBE"):
-        list(reader)
-
-
-def test_a_topic_that_is_allowed_is_read_without_any_right_to_the_group(own_broker):
-    topic = own_broker.new_topic()
-    own_broker.produce(topic, records(0, 5))
-    allow = (AclOperation.READ, AclPermissionType.ALLOW)
-    binding = AclBinding(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, "User:reader", "*", *allow)
-    own_broker.admin.create_acls([binding])[binding].result(30)
-
-    reader = RangeParser(f"{topic}:0:0:5").read_partitions(own_broker.sasl_servers, config=SASL)
-
-    assert sum(map(len, reader)) == 5
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "text"),
-    [
-        ({"sasl.password": "wrong-password"}, AuthError, "Authentication failed"),
-        ({"sasl.mechanism": "SCRAM-SHA-256"}, AuthError, "PLAIN"),
-        ({"security.protocol": "PLAINTEXT"}, ConnectError, "Disconnected.*security.protocol"),
-        ({"security.protocol": "SSL"}, (AuthError, ConnectError), "SSL"),
-    ],
-)
-def test_wrong_credentials_or_protocol_are_an_error_within_the_timeout_without_the_secret(
-    own_broker, change, error, text
-):
-    reader = RangeParser("t:0:0:1").read_partitions(
-        own_broker.sasl_servers, config={**SASL, **change}, connect_timeout_s=3
-    )
-    began = time.monotonic()
-
-    with pytest.raises(error, match=text) as caught:
-        list(reader)
-
-    assert time.monotonic() - began < 4
-    assert PASSWORD not in str(caught.value)
-    assert "wrong-password" not in str(caught.value)
 
 
 def test_a_broker_that_hangs_is_a_stall_that_names_the_place(own_broker):

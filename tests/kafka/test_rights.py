@@ -4,7 +4,7 @@ import pytest
 from confluent_kafka.admin import AclBinding, AclOperation, AclPermissionType, ResourcePatternType, ResourceType
 
 from kafkapipes import AuthorizationError, DeliveryError, KafkaSink, RangeParser
-from tests.kafka.test_real import SASL
+from tests.kafka.cluster import SASL
 
 pytestmark = pytest.mark.kafka
 

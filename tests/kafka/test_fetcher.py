@@ -1,5 +1,4 @@
 import gc
-import os
 import subprocess
 import sys
 import time
@@ -242,20 +241,20 @@ def test_a_process_may_end_in_the_middle_of_a_read(embedded):
     assert time.monotonic() - began < 20  # most of it imports torch
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_a_fork_leaves_the_read_to_its_parent(embedded):
-    """In the child the inherited iterator is closed, which must neither hang, abort, nor take records away."""
-    embedded.fill("t", [(b"a", None)] * 1000)
-    batches = iter(RangeParser("t:0:0:1000").read_partitions(embedded.bootstrap_servers, batch_records=10))
-    offsets = list(next(batches).offsets)
-    child = os.fork()
-    if child == 0:
-        batches.close()
-        os._exit(0)
+class InterruptedInClose(ScriptedConsumer):
+    def close(self):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as exc:  # a callback of the client was interrupted, and the client asks nobody
+            raise SystemError("returned a result with an exception set") from exc
 
-    _, status = os.waitpid(child, 0)
-    offsets += [offset for batch in batches for offset in batch.offsets]
 
-    assert status == 0
-    assert offsets == list(range(1000))
+def test_ctrl_c_while_the_client_closes_is_seen_as_ctrl_c():
+    fetcher = Fetcher(
+        ClientConfig("127.0.0.1:1", "g"), batch_records=10, stall_timeout_s=1, timestamps=False, headers=False
+    )
+    fetcher._consumer.close()
+    fetcher._consumer = InterruptedInClose()
+
+    with pytest.raises(KeyboardInterrupt), fetcher:
+        pass

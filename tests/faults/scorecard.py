@@ -12,7 +12,7 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from tests.faults.cases import CASES, NOT_COVERED
+from tests.faults.cases import CASES, NOT_COVERED, PARTLY
 from tests.faults.harness import RESULTS_VARIABLE
 
 HEADINGS = ("case", "what happens", "ways", "fired", "lost", "doubled", "wrong", "silent", "ends in", "s", "passed")
@@ -61,6 +61,7 @@ def markdown(table: list[tuple[str, ...]], verdicts: list[dict]) -> str:
         f"{len(table)} cases, {passed} of {len(verdicts)} runs passed, {silent} records lost or doubled in silence."
     )
     uncovered = [f"- {number}, {CASES[number]}: {reason}" for number, reason in NOT_COVERED.items()]
+    uncovered += [f"- of {number}, {reason}" for number, reason in PARTLY.items()]
     uncovered += [f"- {number}, {CASES[number]}: did not run" for number in missing]
     return "\n".join([summary, "", *lines, "", "Not covered:", "", *uncovered])
 

@@ -14,13 +14,24 @@ from tests.faults.bad_inputs.payloads import PAYLOADS, PAYLOADS_ALONE, Payload
 from tests.faults.bad_inputs.range_texts import RANGE_TEXTS
 from tests.faults.bad_inputs.types_and_shapes import TYPES_AND_SHAPES
 
-BAD_INPUTS = [*RANGE_TEXTS, *TYPES_AND_SHAPES, *CONTROL_MESSAGES, *PAYLOADS_ALONE, *CONFIGURATIONS]
+OTHERS = [*RANGE_TEXTS, *TYPES_AND_SHAPES, *PAYLOADS_ALONE, *CONFIGURATIONS]
+BAD_INPUTS = [*OTHERS, *CONTROL_MESSAGES]
 SOON_S = 5.0  # most take a millisecond; a machine may be busy
 LONGEST = 2000  # characters of an error
 
 
-@pytest.mark.parametrize("bad", BAD_INPUTS, ids=lambda bad: bad.name)
+@pytest.mark.parametrize("bad", OTHERS, ids=lambda bad: bad.name)
 def test_a_bad_input_ends_soon_in_an_error_that_says_what_was_wanted_and_shows_no_secret(bad):
+    check(bad)
+
+
+@pytest.mark.case(51)
+@pytest.mark.parametrize("bad", CONTROL_MESSAGES, ids=lambda bad: bad.name)
+def test_a_bad_control_message_ends_soon_in_an_error_that_says_what_was_wanted_and_shows_no_secret(bad):
+    check(bad)
+
+
+def check(bad):
     began = time.monotonic()
 
     with pytest.raises(bad.error) as caught:

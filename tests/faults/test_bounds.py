@@ -114,6 +114,7 @@ def send_bomb(kafka, topic, codec, size):
     return sent[-1]
 
 
+@pytest.mark.case(43)
 def test_a_bomb_where_a_small_type_is_declared_is_a_decode_error_at_twice_its_size(bomb):
     for ended in read(bomb, (BOMB, CHAIN), (BOMB, ONE_ELEMENT)):
         assert ended["error"] == "DecodeError"
@@ -121,6 +122,7 @@ def test_a_bomb_where_a_small_type_is_declared_is_a_decode_error_at_twice_its_si
         assert INFLATED < ended["peak"] < 2 * INFLATED + 64 * MB
 
 
+@pytest.mark.case(43)
 def test_a_bomb_of_bytes_is_an_error_at_the_limit_that_was_set_or_that_the_machine_sets(bomb):
     set_by_user, set_by_machine = read(bomb, (BOMB, {**BYTES, "max_bytes": MB}), (BOMB, {**BYTES, "machine": 450 * MB}))
 
@@ -131,6 +133,7 @@ def test_a_bomb_of_bytes_is_an_error_at_the_limit_that_was_set_or_that_the_machi
     assert max(set_by_user["peak"], set_by_machine["peak"]) < 2 * INFLATED + 64 * MB
 
 
+@pytest.mark.case(43)
 def test_a_bomb_is_left_out_by_policy_and_the_records_around_it_arrive(bomb):
     (ended,) = read(bomb, (BOMB, {**ONE_ELEMENT, "on_error": "skip"}))
 
@@ -138,6 +141,7 @@ def test_a_bomb_is_left_out_by_policy_and_the_records_around_it_arrive(bomb):
     assert ended["peak"] < 2 * INFLATED + 64 * MB
 
 
+@pytest.mark.case(43)
 def test_a_bomb_under_a_limit_on_addresses_ends_the_process_and_never_the_read_well(bomb):
     done = start(bomb, (BOMB, {**ONE_ELEMENT, "on_error": "skip", "addresses": 100 * MB}))
 
@@ -145,6 +149,7 @@ def test_a_bomb_under_a_limit_on_addresses_ends_the_process_and_never_the_read_w
     assert done.stdout == ""
 
 
+@pytest.mark.case(43)
 def test_a_bomb_by_zstd_is_an_error_before_it_is_inflated():
     with EmbeddedKafka() as kafka:
         assert fill_bomb(kafka, "zstd", INFLATED) < MB
@@ -226,6 +231,7 @@ def test_a_read_that_the_machine_cannot_hold_ends_before_the_memory_does(plain, 
     assert total / 2 < ended["peak"] < total
 
 
+@pytest.mark.case(42)
 def test_sixty_four_partitions_take_no_more_than_one():
     with EmbeddedKafka() as kafka:
         kafka.create_topic("wide", partitions=64)
@@ -237,6 +243,7 @@ def test_sixty_four_partitions_take_no_more_than_one():
     assert ended["peak"] < 64 * MB
 
 
+@pytest.mark.case(43)
 @pytest.mark.kafka
 def test_all_bombs_in_one_answer_of_a_broker_are_inflated_at_once_and_small_answers_hold_one(cluster):
     topic, size = cluster.new_topic(), 50 * MB
@@ -251,6 +258,7 @@ def test_all_bombs_in_one_answer_of_a_broker_are_inflated_at_once_and_small_answ
     assert six_answers["peak"] < 4 * size + 64 * MB
 
 
+@pytest.mark.case(42)
 @pytest.mark.kafka
 def test_a_slow_reader_is_not_run_over_by_what_is_fetched_ahead(cluster):
     topic = cluster.new_topic()

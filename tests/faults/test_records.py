@@ -87,6 +87,7 @@ def kafka():
         yield kafka
 
 
+@pytest.mark.case(34)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("place", PLACES)
 def test_one_poison_record_in_a_thousand_ends_the_read_with_its_coordinates_and_without_its_contents(kafka, place, way):
@@ -95,6 +96,7 @@ def test_one_poison_record_in_a_thousand_ends_the_read_with_its_coordinates_and_
     assert "never-shown" not in str(caught.value)
 
 
+@pytest.mark.case(34)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("place", PLACES)
 def test_one_poison_record_in_a_thousand_is_skipped_and_the_other_999_arrive_once(kafka, place, way):
@@ -107,6 +109,7 @@ def test_one_poison_record_in_a_thousand_is_skipped_and_the_other_999_arrive_onc
         assert report[0].skipped_at == {"on_error": [f"poison-{place}:0@{place}"]}
 
 
+@pytest.mark.case(34)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("place", PLACES)
 def test_one_poison_record_in_a_thousand_is_one_dead_letter_and_the_other_999_arrive_once(kafka, tmp_path, place, way):
@@ -121,6 +124,7 @@ def test_one_poison_record_in_a_thousand_is_one_dead_letter_and_the_other_999_ar
     assert "never-shown" not in str(file.letters)
 
 
+@pytest.mark.case(34)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     ("config", "fine", "bad"),
@@ -144,6 +148,7 @@ def test_each_kind_of_poison_is_left_out_exactly(embedded, tmp_path, way, config
     assert sorted(letter["offset"] for letter in file.letters) == [0, 7, 8, 19]
 
 
+@pytest.mark.case(34)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_key_that_is_no_label_is_poison_too(embedded, way):
     rows = [good(index) for index in range(20)]
@@ -155,6 +160,7 @@ def test_a_key_that_is_no_label_is_poison_too(embedded, way):
     assert len(read(way, embedded, "keys", records=20, on_error="skip")[0]) == 19
 
 
+@pytest.mark.case(34)
 @pytest.mark.parametrize("way", WAYS)
 def test_too_much_poison_ends_the_read_with_the_count(embedded, way):
     embedded.fill("flood", [good(0)] * 10 + [(POISON, good(0)[1])] * 90)
@@ -167,6 +173,7 @@ def refuse(letters):
     raise confluent_kafka.KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN))
 
 
+@pytest.mark.case(37)
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
 @pytest.mark.parametrize(
     ("policies", "name", "text"),
@@ -199,6 +206,7 @@ def odd_records(embedded):
     return embedded
 
 
+@pytest.mark.case(33)
 def test_null_is_not_empty_and_headers_keep_their_order_and_nulls(odd_records):
     reader = RangeParser("odd:0:0:9").read_partitions(odd_records.bootstrap_servers, headers=True)
 
@@ -211,6 +219,7 @@ def test_null_is_not_empty_and_headers_keep_their_order_and_nulls(odd_records):
 BYTES = {"data_type": "bytes", "label_type": "bytes"}
 
 
+@pytest.mark.case(33)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_tombstone_ends_the_read_and_an_empty_value_does_not(odd_records, way):
     with pytest.raises(DecodeError, match=r"at odd:0@0: .*found null \(a tombstone\)"):
@@ -219,6 +228,7 @@ def test_a_tombstone_ends_the_read_and_an_empty_value_does_not(odd_records, way)
         read(way, odd_records, "odd", BYTES, records=9, tombstone="skip")
 
 
+@pytest.mark.case(33)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("policy", ["skip", "dead-letter"])
 def test_tombstones_and_null_keys_are_left_out_and_empty_ones_are_samples(odd_records, tmp_path, way, policy):
@@ -235,6 +245,7 @@ def test_tombstones_and_null_keys_are_left_out_and_empty_ones_are_samples(odd_re
         assert report[0].skipped == {"tombstone": 3, "null_key": 2}
 
 
+@pytest.mark.case(33)
 @pytest.mark.parametrize("way", WAYS)
 def test_without_labels_a_null_key_does_not_matter(odd_records, way):
     samples, _ = read(way, odd_records, "odd", {"data_type": "bytes"}, records=9, tombstone="skip")
@@ -276,6 +287,7 @@ def read_with_lies(monkeypatch, kafka, code, way):
         return exc
 
 
+@pytest.mark.case(35)
 @pytest.mark.parametrize("code", CODES)
 def test_no_error_message_is_ever_a_record(monkeypatch, plain, code):
     outcome = read_with_lies(monkeypatch, plain, code, "chain-0")
@@ -283,6 +295,7 @@ def test_no_error_message_is_ever_a_record(monkeypatch, plain, code):
     assert isinstance(outcome, KafkaPipesError) or outcome == list(range(20))
 
 
+@pytest.mark.case(35)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     ("code", "passes"),

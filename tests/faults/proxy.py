@@ -154,6 +154,7 @@ class Proxy:
         with self._changed:
             self._mode = _Refuse()
             if self._listener:
+                self._listener.shutdown(socket.SHUT_RDWR)  # a DataLoader's worker has inherited it, and keeps it open
                 self._listener.close()
             self._listener = None
             self._changed.notify_all()

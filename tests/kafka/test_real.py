@@ -1,7 +1,5 @@
 """On a real Apache Kafka: what the embedded broker has no notion of."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,6 @@ import torch
 from kafkapipes import (
     KafkaSink,
     RangeParser,
-    StalledError,
     TrainingKafkaDataset,
 )
 
@@ -113,41 +110,6 @@ def test_several_topics_partitions_and_ranges_come_in_the_order_written(cluster)
 
     assert [value[0] for batch in reader for value in batch.values] == [25, 26, 8, 9, 18, 19, 20]
     assert len(reader.report) == 5
-
-
-def test_a_broker_that_hangs_is_a_stall_that_names_the_place(own_broker):
-    topic = own_broker.new_topic()
-    own_broker.produce(topic, [(bytes(100_000), None)] * 300)
-    reader = RangeParser(f"{topic}:0:0:300").read_partitions(
-        own_broker.bootstrap_servers, batch_records=1, stall_timeout_s=2,
-        config=LITTLE_AHEAD,
-    )  # fmt: skip
-    batches = iter(reader)
-    next(batches)
-    own_broker.pause()
-    try:
-        with pytest.raises(StalledError, match=rf"nothing arrived for .* at {topic}:0@\d+"):
-            list(batches)
-    finally:
-        own_broker.resume()
-
-
-def test_a_broker_that_pauses_shortly_loses_and_doubles_nothing(own_broker):
-    topic = own_broker.new_topic()
-    own_broker.produce(topic, [(bytes(100_000), bytes([number])) for number in range(200)])
-    reader = RangeParser(f"{topic}:0:0:200").read_partitions(
-        own_broker.bootstrap_servers, batch_records=1,
-        config=LITTLE_AHEAD,
-    )  # fmt: skip
-    batches = iter(reader)
-    offsets = list(next(batches).offsets)
-    own_broker.pause()
-    time.sleep(1.5)
-    own_broker.resume()
-
-    offsets += [offset for batch in batches for offset in batch.offsets]
-
-    assert offsets == list(range(200))
 
 
 def test_nothing_is_committed_to_the_group(cluster):

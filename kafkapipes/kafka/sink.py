@@ -1,5 +1,6 @@
 """KafkaSink: samples → topic, and the control message that announces exactly these records."""
 
+import os
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from kafkapipes.ranges import OffsetRange, format_ranges
 
 STRETCH = 65_536  # records that go to one partition before the next has its turn
 _SLICE_S = 0.1  # Ctrl-C is seen between two calls of the client
+_forked: list[Producer] = []  # producers inherited by a fork: using or freeing one there can hang or abort the process
 
 
 @dataclass(slots=True)
@@ -117,6 +119,7 @@ class KafkaSink:
         self._failed = 0
         self._first_failure = ""
         self._closed = False
+        self._pid = os.getpid()
 
     def send(self, value: Any, label: Any = None) -> None:
         """Publish one sample: an array, a number, a str or bytes; without a label the key is null."""
@@ -148,6 +151,7 @@ class KafkaSink:
 
     def flush(self) -> None:
         """Wait until every record sent so far is acknowledged."""
+        self._check_process()
         deadline = time.monotonic() + self._timeout_s + 5.0  # by then the client has given up each record
         while self._producer.flush(_SLICE_S) and time.monotonic() < deadline:
             pass
@@ -158,8 +162,8 @@ class KafkaSink:
         self._check_failures()
 
     def close(self) -> None:
-        """Flush, and end the sink; nothing can be sent afterwards."""
-        if not self._closed:
+        """Flush, and end the sink; nothing can be sent afterwards. In a fork nothing: the sink is its parent's."""
+        if not self._closed and os.getpid() == self._pid:
             self._closed = True
             self.flush()
 
@@ -190,12 +194,16 @@ class KafkaSink:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
+        if kind is None or os.getpid() != self._pid:
             self.close()
         else:  # the block failed: what waits is dropped, and the block's own error is the one to see
             self._closed = True
             self._producer.purge()
             self._producer.flush(_SLICE_S)
+
+    def __del__(self) -> None:
+        if os.getpid() != self.__dict__.get("_pid", os.getpid()):
+            _forked.append(self._producer)
 
     def __repr__(self) -> str:
         return f"KafkaSink({self.topic!r}, {sum(item.sent for item in self._stretches)} sent)"
@@ -249,7 +257,15 @@ class KafkaSink:
                     joined.append(OffsetRange(self.topic, stretch.partition, start, end))
         return joined
 
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise DeliveryError(
+                f"the sink for {self.topic} was opened in process {self._pid}, and no client survives a fork; open one "
+                f"in process {os.getpid()}"
+            )
+
     def _check_usable(self) -> None:
+        self._check_process()
         if self._closed:
             raise DeliveryError(f"the sink for {self.topic} is closed; open a new one")
         self._check_failures()

@@ -1,5 +1,7 @@
 """Does what a sink announces lie in the log, each record once? Its broker dies, refuses, hangs; or its process dies."""
 
+import gc
+import os
 import signal
 import subprocess
 import sys
@@ -7,7 +9,7 @@ import time
 
 import pytest
 
-from kafkapipes import DeliveryError, KafkaSink
+from kafkapipes import DeliveryError, KafkaSink, RangeParser
 from kafkapipes.ranges import parse_ranges
 from tests.faults.harness import record, records
 from tests.faults.oracle import checksum
@@ -87,6 +89,43 @@ def test_a_flush_that_no_broker_answers_ends_at_its_timeout_and_announces_nothin
         assert time.monotonic() - began < 9
     finally:
         own_broker.resume()
+
+
+@pytest.mark.case(50)
+def test_a_full_queue_makes_send_wait_and_loses_nothing(embedded):
+    embedded.create_topic("t")
+    with KafkaSink("t", embedded.bootstrap_servers, config={"queue.buffering.max.messages": 10}) as sink:
+        sink.send_batch([value for value, _ in records("t", range(500))])
+
+    (batch,) = RangeParser("t:0:0:500").read_partitions(embedded.bootstrap_servers)
+    assert sink.control_message.topic == "t:0:0:500"
+    assert list(batch.values) == [value for value, _ in records("t", range(500))]
+
+
+@pytest.mark.case(50)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_fork_may_not_send_by_its_parents_sink_and_may_drop_it(embedded):
+    embedded.create_topic("t")
+    with KafkaSink("t", embedded.bootstrap_servers, config={"linger.ms": 500}) as sink:
+        sink.send(b"one")
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                with pytest.raises(DeliveryError, match="no client survives a fork"):
+                    sink.send(b"two")
+                with pytest.raises(DeliveryError, match="no client survives a fork"):
+                    sink.flush()
+                sink.close()
+                del sink
+                gc.collect()
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+
+    assert sink.control_message.topic == "t:0:0:1"
 
 
 SENDER = """

@@ -105,13 +105,6 @@ def test_lists_of_samples_can_be_sent(digits):
     assert list(read(digits, sink)) == [("a", "x"), ("bc", "y")]
 
 
-def test_more_records_than_the_clients_queue_holds_can_be_sent(digits):
-    with KafkaSink("digits", digits.bootstrap_servers, config={"queue.buffering.max.messages": 10}) as sink:
-        sink.send_batch(np.zeros((500, 2), np.uint8))
-
-    assert len(read(digits, sink)) == 500
-
-
 def test_a_record_that_is_too_large_is_refused_at_once(digits):
     with KafkaSink("digits", digits.bootstrap_servers) as sink:
         sink.send(b"small")

@@ -189,12 +189,18 @@ class RowBuilder:
 
 
 class BytesBuilder:
-    """Byte strings collected into one buffer and their lengths, both sized ahead."""
+    """Byte strings collected into one buffer and their lengths, both sized ahead.
+
+    There is room for strings of twice the length of the first ones. Not more: a process that holds the addresses of as
+    much memory as the machine has cannot be forked.
+    """
 
     def __init__(self, max_rows: int, max_bytes: int, first: BytesColumn) -> None:
         self._kind = type(first)
         self._lengths = RowBuilder(max_rows, first.lengths)
-        self._buffer = RowBuilder(max_bytes, first.buffer)
+        self._buffer = RowBuilder(
+            min(max_bytes, 2 * max_rows * -(-len(first.buffer) // max(1, len(first)))), first.buffer
+        )
 
     def append(self, rows: BytesColumn) -> None:
         """Copy byte strings behind those collected so far."""

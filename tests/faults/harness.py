@@ -21,6 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pytest
 from torch.utils.data import DataLoader, IterDataPipe
 
 from kafkapipes import KafkaPipesError, RangeParser, TrainingKafkaDataset
@@ -31,6 +32,7 @@ CANARY = "canary-7f3e-do-not-show"  # a password in every read's properties: it 
 RESULTS_VARIABLE = "KAFKAPIPES_SCORECARD"  # a file that takes one line of JSON per verdict
 HEAD = struct.Struct(">IIII")
 READS = ("dataset-0", "dataset-2", "chain-0", "chain-2")
+QUICK = ("dataset-0", "chain-2")
 # With more fetched ahead, a fault in a broker comes when all records are here already, and proves nothing.
 LITTLE_AHEAD = {"queued.max.messages.kbytes": 256, "fetch.max.bytes": 200_000, "message.max.bytes": 150_000}
 Coordinates = tuple[str, int, int]
@@ -55,6 +57,11 @@ def sequence_of(topic: str, partition: int, value: bytes) -> int | None:
     whole = checksum == zlib.crc32(value[4:])
     here = (topic_checksum, found_partition) == (zlib.crc32(topic.encode()), partition)
     return sequence if whole and here else None
+
+
+def fast(*ways: str) -> list:
+    """Parameters for `how`: all ways to read, of which the fast run takes these only, where each takes seconds."""
+    return [pytest.param(how, marks=() if how in ways else pytest.mark.slow) for how in READS]
 
 
 @dataclass

@@ -21,7 +21,7 @@ from kafkapipes.kafka.offsets import LogReader
 from kafkapipes.pipes.reader import PartitionReader
 from kafkapipes.progress import RangeProgress
 from kafkapipes.testing import EmbeddedKafka
-from tests.faults.harness import LITTLE_AHEAD, READS, fault, ledger, read, records, vouched
+from tests.faults.harness import LITTLE_AHEAD, READS, fast, fault, ledger, read, records, vouched
 from tests.faults.proxy import Proxy
 from tests.kafka.node import free_ports
 
@@ -37,11 +37,6 @@ PASSING = (3, 6, 56, 74, 78, 100)  # errors of a Fetch while a leader moves
 UNRESOLVABLE = f"{'x' * 64}.invalid:9092"  # one letter too long to be looked up, so no name server has a say
 CUT_OFF = -195  # the client's number of a connection that breaks
 kafka = pytest.mark.kafka
-
-
-def fast(*ways):
-    """All ways to read, of which the others are for those who have the time."""
-    return [pytest.param(how, marks=() if how in ways else pytest.mark.slow) for how in READS]
 
 
 @pytest.fixture(params=fast("dataset-0", "chain-2"))

@@ -11,8 +11,6 @@ from kafkapipes import (
 )
 
 pytestmark = pytest.mark.kafka
-# Without a bound a few megabytes are fetched ahead, and a fault in the broker comes too late to be seen.
-LITTLE_AHEAD = {"queued.max.messages.kbytes": 256, "fetch.max.bytes": 200_000, "message.max.bytes": 150_000}
 
 
 def records(first, last):

@@ -293,6 +293,28 @@ def test_a_broker_that_hangs_is_a_stall_with_place_and_cause(own_broker, topic, 
 
 @kafka
 @pytest.mark.case(16)
+def test_without_the_watchdog_a_broker_that_hangs_is_waited_for_without_a_word(
+    own_broker, topic, paused, verdict, monkeypatch
+):
+    """The control: no client ends a read that a broker leaves unanswered."""
+    monkeypatch.setattr(RangeProgress, "check_stall", lambda *_: None)
+
+    def pause():
+        resume()
+        return paused()
+
+    with later(2.5, own_broker.resume) as resume, fault(monkeypatch, pause) as fired:
+        options = {"config": LITTLE_AHEAD, "batch_records": 1, "stall_timeout_s": 1}
+        outcome = read("chain-0", own_broker.bootstrap_servers, f"{topic}:0:0:{COUNT}", **options)
+
+    verdict.complete(outcome, ledger(topic, range(COUNT)))
+    assert outcome.seconds > 2.5
+    verdict.read = "control"
+    verdict.has_fired(fired.result)
+
+
+@kafka
+@pytest.mark.case(16)
 @pytest.mark.parametrize("how", fast("chain-2"))
 def test_a_black_hole_is_a_stall_with_place_and_cause(proxy, topic, how, verdict, monkeypatch):
     seconds = stalled_after(proxy.servers, topic, how, proxy.stall, verdict, monkeypatch)

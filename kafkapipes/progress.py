@@ -100,6 +100,10 @@ class RangeProgress:
         """Take note that the caller asks for more: its own time between two batches is no silence of the broker."""
         self._last_news = self._clock()
 
+    def absent(self, seconds: float) -> None:
+        """Take note that this process did not run for so long, as one that is stopped: no silence of the broker."""
+        self._last_news += seconds
+
     def check_stall(self, cause: str) -> None:
         """Raise when nothing has arrived for `stall_timeout_s`; `cause` is the client's last complaint, or ''."""
         silent_s = self._clock() - self._last_news

@@ -109,6 +109,17 @@ def test_news_of_any_kind_puts_a_stall_off():
     read.check_stall("")
 
 
+def test_the_time_in_which_this_process_did_not_run_is_no_silence():
+    read = progress(0, 10)
+    read.clock.now = 30.0
+    read.absent(21.0)
+    read.check_stall("")
+    read.clock.now = 32.0
+
+    with pytest.raises(StalledError, match=r"nothing arrived for 11\.0 s"):
+        read.check_stall("")
+
+
 def test_no_records_are_no_news():
     read = progress(0, 10)
     read.clock.now = 10.5

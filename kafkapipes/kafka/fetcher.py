@@ -28,6 +28,7 @@ from kafkapipes.records import BytesColumn, Headers, RecordBatch
 from kafkapipes.report import RangeReport
 
 POLL_S = 0.05  # consume() waits for all records asked for or for this long; Ctrl-C is seen between two calls
+AWAY_S = 1.0  # between two looks for records: what is longer was no waiting, this process was stopped or had no turn
 BATCH_BYTES = 2 * 2**20  # large records come in smaller batches: memory stays bounded, and a batch in the cache
 FIRST_BATCH = 500  # records asked for before their size is known
 POSITION_LOST = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}  # the log has moved away
@@ -111,6 +112,7 @@ class Fetcher:
         self._complaints.clear()
         self._assign(progress)
         batch_records = min(FIRST_BATCH, self._batch_records)
+        looked = time.monotonic()
         while not progress.finished:
             began = time.monotonic()
             self._watch.tick(account.range.topic, account.topic_id)
@@ -120,10 +122,13 @@ class Fetcher:
                 yield batch
                 self._check_process(progress)
                 progress.resume()
+                looked = time.monotonic()
             if self._last_word is not None:  # only now: it stands behind the records that came with it
                 last_word, self._last_word = self._last_word, None
                 self._act_on(last_word, progress)
             if batch is None and not progress.finished:
+                progress.absent(max(0.0, time.monotonic() - looked - AWAY_S))
+                looked = time.monotonic()
                 self._check_complaints(progress)
                 if time.monotonic() - began < POLL_S / 10:
                     time.sleep(POLL_S / 10)  # a client that answers at once with nothing must not spin

@@ -395,6 +395,21 @@ def test_sigterm_ends_a_read_and_its_workers(readings, slow, how, verdict):
     verdict.has_fired(1)
 
 
+@pytest.mark.case(38)
+def test_a_reader_that_is_stopped_for_longer_than_its_timeout_goes_on_as_if_nothing_were(readings, slow, how, verdict):
+    """As a scheduler stops a job that has to wait; it is no silence of the broker."""
+    reading = start_slowly(readings, how, slow, stall_timeout_s=1.5)
+    time.sleep(0.7)
+    reading.signal(signal.SIGSTOP)
+    time.sleep(3)
+    reading.signal(signal.SIGCONT)
+    outcome, code = reading.end()
+
+    assert code == 0
+    verdict.complete(outcome, LONG_TRUTH)
+    verdict.has_fired(1)
+
+
 def committed(kafka, group):
     """The offset that a group has committed for t:0."""
     consumer = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": group})

@@ -179,6 +179,21 @@ def test_a_gap_at_the_end_that_no_broker_explains_is_a_stall():
         fetch(GAP_AT_THE_END, stable=5, epoch=4)
 
 
+class AwayConsumer(ScriptedConsumer):
+    """A client that is asked again only after a while, in which its process did not run."""
+
+    def consume(self, count, timeout):
+        time.sleep(1.5)
+        return super().consume(count, timeout)
+
+
+def test_a_reader_that_was_stopped_itself_does_not_take_that_for_silence(monkeypatch):
+    monkeypatch.setattr(kafkapipes.kafka.fetcher, "AWAY_S", 0.1)
+    monkeypatch.setitem(globals(), "ScriptedConsumer", AwayConsumer)
+
+    assert fetch([], [record(0), record(1), record(2)]) == [0, 1, 2]
+
+
 @pytest.mark.parametrize("stale", [record(1, partition=1), record(1, topic="u")])
 def test_a_record_of_the_range_before_is_an_error_and_not_data(stale):
     with pytest.raises(CorruptDataError, match=r"wanted records of t:0:0:3 only"):

@@ -188,19 +188,21 @@ class RowBuilder:
             raise refused(rows, math.prod(shape) * self._array.itemsize) from None
 
 
+_ROOM = 8  # times the mean length of the first strings
+
+
 class BytesBuilder:
     """Byte strings collected into one buffer and their lengths, both sized ahead.
 
-    There is room for strings of twice the length of the first ones. Not more: a process that holds the addresses of as
-    much memory as the machine has cannot be forked.
+    There is room for strings of many times the length of the first ones, so that growing, which writes zeros, is rare.
+    Not for more: a process that holds the addresses of as much memory as the machine has cannot be forked.
     """
 
     def __init__(self, max_rows: int, max_bytes: int, first: BytesColumn) -> None:
         self._kind = type(first)
         self._lengths = RowBuilder(max_rows, first.lengths)
-        self._buffer = RowBuilder(
-            min(max_bytes, 2 * max_rows * -(-len(first.buffer) // max(1, len(first)))), first.buffer
-        )
+        mean = -(-len(first.buffer) // max(1, len(first)))
+        self._buffer = RowBuilder(min(max_bytes, _ROOM * max_rows * mean), first.buffer)
 
     def append(self, rows: BytesColumn) -> None:
         """Copy byte strings behind those collected so far."""

@@ -82,7 +82,7 @@ class MachineLimit:
 
     def __init__(self, memory: Callable[[], Memory] = machine_memory) -> None:
         self._memory = memory
-        self.most = memory().total * 3 // 4  # more is never free, and a process that holds it could not be forked
+        self.most = memory().total
         self._taken = 0
         self._unchecked = 0
 

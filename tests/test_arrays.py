@@ -209,8 +209,8 @@ def test_an_unbroken_range_costs_one_run():
     assert [column.tolist() for column in index.finish()] == [[0], [100], [0]]
 
 
-def test_room_for_strings_is_made_for_twice_the_length_of_the_first_and_for_no_more_than_allowed():
+def test_room_for_strings_is_made_for_eight_times_the_length_of_the_first_and_for_no_more_than_allowed():
     first = BytesColumn.from_list([b"abc", b"de"])  # 2.5 bytes each, counted as 3
 
-    assert len(BytesBuilder(1000, 10**12, first)._buffer._array) == 6000
+    assert len(BytesBuilder(1000, 10**12, first)._buffer._array) == 24_000
     assert len(BytesBuilder(1000, 500, first)._buffer._array) == 500

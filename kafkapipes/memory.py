@@ -10,9 +10,11 @@ from kafkapipes.options import check_count
 
 STEP = 64 * 2**20  # bytes collected between two looks at the machine's memory
 _KEPT = 20  # one part in so many of all memory is left to others, as is what may come until the next look
-_CGROUP_FILES = (  # of each version: limit, usage, and within its statistics what can be dropped at any time
-    ("memory.max", "memory.current", "inactive_file"),
-    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+_CGROUP_FILES: tuple[
+    tuple[str, str, tuple[str, ...]], ...
+] = (  # of each version: limit, usage, and within its statistics what can be dropped at any time
+    ("memory.max", "memory.current", ("inactive_file", "active_file", "slab_reclaimable")),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
 )
 
 
@@ -146,12 +148,13 @@ def _groups(root: Path) -> Iterable[Memory]:
                 yield memory
 
 
-def _group(group: Path, limit_file: str, usage_file: str, droppable: str) -> Memory | None:
+def _group(group: Path, limit_file: str, usage_file: str, droppable: tuple[str, ...]) -> Memory | None:
     """One control group; None where it sets no limit, or is not to be seen from inside a container."""
     try:
         limit = int((group / limit_file).read_text())  # "max" where there is none
         used = int((group / usage_file).read_text())
         statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        return Memory(limit, max(0, limit - used + int(statistics[droppable])))
-    except (OSError, ValueError, KeyError):
+        free = limit - used + sum(int(statistics.get(name, 0)) for name in droppable)
+        return Memory(limit, max(0, min(free, limit)))
+    except (OSError, ValueError):
         return None

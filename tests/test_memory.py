@@ -4,8 +4,8 @@ from kafkapipes.errors import ConfigError, MemoryLimitError
 from kafkapipes.memory import STEP, ByteLimit, MachineLimit, Memory, machine_memory
 
 KB = 1024
-V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-V2 = ("memory.max", "memory.current", "inactive_file")
+V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
+V2 = ("memory.max", "memory.current", ("inactive_file", "active_file"))
 UNLIMITED_V1 = 9223372036854771712
 
 
@@ -23,7 +23,8 @@ class Machine:
     def group(self, path, files, limit, used, inactive):
         for name, text in zip(files, (limit, used), strict=False):
             self.write(f"sys/fs/cgroup/{path}/{name}", text)
-        self.write(f"sys/fs/cgroup/{path}/memory.stat", f"cache 7\n{files[2]} {inactive}\n")
+        parts = "".join(f"{name} {inactive // 2}\n" for name in files[2])
+        self.write(f"sys/fs/cgroup/{path}/memory.stat", f"cache 7\n{parts}")
 
 
 @pytest.fixture

@@ -52,7 +52,8 @@ OWN_PROPERTIES = ("bootstrap.servers", "group.id")  # arguments, not properties
 _CONSUMER_ONLY = (
     "auto.offset.reset", "enable.partition.eof", "check.crcs", "isolation.level", "fetch.", "queued.", "max.poll.",
     "group.", "session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy", "enable.auto.",
-    "auto.commit.", "offset.store.", "coordinator.query.", "max.partition.fetch.bytes", "consume.callback.",
+    "auto.commit.", "offset.store.", "on_commit", "coordinator.query.", "max.partition.fetch.bytes",
+    "consume.callback.",
 )  # fmt: skip
 _CLEAR_MECHANISMS = ("plain", "oauthbearer")  # they send the password, or a token as good as one
 _CALLBACKS = ("error_cb", "oauth_cb", "stats_cb", "throttle_cb", "on_commit")  # called by the client, not for a value

@@ -3,7 +3,8 @@
 import logging
 import time
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
@@ -90,6 +91,28 @@ def failure_of(exc: Exception, where: str, config: ClientConfig) -> KafkaPipesEr
     return ConfigError(config.scrub(f"{where}: {exc}; {ADVICE[ConfigError]}"))
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C inside comes out as Ctrl-C.
+
+    Where it comes amid a call of the client that does not look for it, or while a client is freed, Python makes a
+    SystemError of it.
+    """
+    try:
+        yield
+    except SystemError as exc:
+        cause: BaseException = exc
+        while isinstance(cause, SystemError) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise cause from None
+
+
+def was_cut_short(error: KafkaError) -> bool:
+    """Whether a handshake ended with its connection, as a broker's restart ends it: the client tries again."""
+    cut = any(word in error.str().lower() for word in ("transport failure", "timed out"))  # no code tells
+    return bool(error.code() == KafkaError._SSL or (error.code() == KafkaError._AUTHENTICATION and cut))
+
+
 def describe(error: KafkaError) -> str:
     """The name and text of an error."""
     return f"{error.name()}: {error.str()}"
@@ -108,6 +131,7 @@ class Complaints:
         self._last_failure = ""
         self.statistics = ""
         self._told_statistics: object = None
+        self._raised = ""
         self._logged_since = -LOG_S
         self._logged = self._unlogged = 0
 
@@ -119,14 +143,25 @@ class Complaints:
     def note(self, error: KafkaError) -> None:
         """Keep an error; the oldest make room."""
         self._recent.append(error)
-        if self._config.error_callback is not None:
-            self._config.error_callback(error)
+        self._pass_on("error_cb", self._config.error_callback, error)
 
     def note_statistics(self, statistics: str) -> None:
         """Keep the client's last statistics, a JSON text."""
         self.statistics = statistics
-        if callable(self._told_statistics):
-            self._told_statistics(statistics)
+        self._pass_on("stats_cb", self._told_statistics, statistics)
+
+    def _pass_on(self, name: str, told: object, what: object) -> None:
+        """Call the user's own callback. Raised in here, its error would hang the client when it is closed."""
+        try:
+            if callable(told):
+                told(what)
+        except Exception as exc:
+            self._raised = self._raised or f"the {name} of config raised {type(exc).__name__}: {exc}"
+
+    def check_callbacks(self, where: str) -> None:
+        """Raise what a callback of the user's has raised."""
+        if self._raised:
+            raise ConfigError(self._config.scrub(f"{where}: {self._raised}; a callback must not raise"))
 
     def log(self, level: int, template: str, *parts: str) -> None:
         """A line of the client's log, as (facility, client, text): the client masks passwords in it, we the rest.

@@ -20,7 +20,16 @@ from kafkapipes.errors import (
     TruncationError,
 )
 from kafkapipes.kafka.config import ClientConfig, fetch_ms
-from kafkapipes.kafka.failures import ADVICE, HARMLESS, TERMINAL, Complaints, failure, failure_of
+from kafkapipes.kafka.failures import (
+    ADVICE,
+    HARMLESS,
+    TERMINAL,
+    Complaints,
+    failure,
+    failure_of,
+    interruptible,
+    was_cut_short,
+)
 from kafkapipes.kafka.offsets import LogReader, PartitionLog
 from kafkapipes.kafka.watch import TopicWatch
 from kafkapipes.progress import RangeProgress
@@ -71,16 +80,15 @@ class Fetcher:
     def __enter__(self) -> "Fetcher":
         return self
 
+    @interruptible()
     def __exit__(self, *exc: object) -> None:
         if os.getpid() == self._pid:
             self._watch.close()
-            try:
-                self._consumer.close()
-            except SystemError as exc:  # what comes of Ctrl-C inside a callback that is called from in there
-                raise exc.__cause__ or exc from None
+            self._consumer.close()
         else:
             _forked.extend([self._consumer, self._watch])
 
+    @interruptible()
     def confirm(self) -> None:
         """Make sure, after the last range, that the topics are still those that were planned.
 
@@ -102,7 +110,8 @@ class Fetcher:
         if progress.finished:
             return
         try:
-            yield from self._read(progress)
+            with interruptible():
+                yield from self._read(progress)
         except KafkaException as exc:  # it cannot cross from a worker to its parent, where the epoch would just end
             raise failure_of(exc, self._where(progress), self._config) from None
 
@@ -117,6 +126,7 @@ class Fetcher:
             began = time.monotonic()
             self._watch.tick(account.range.topic, account.topic_id)
             batch = self._next_batch(min(batch_records, progress.wanted), progress)
+            self._complaints.check_callbacks(self._where(progress))
             if batch is not None:
                 batch_records = self._fitting(batch)
                 yield batch
@@ -277,7 +287,7 @@ class Fetcher:
         """Raise what the client only tells its callback and does not mend by itself, or a stall."""
         for kind in (AuthError, TopicError):
             error = self._complaints.find(kind)
-            if error and error.code() != KafkaError._SSL:  # a handshake cut short by a restart is tried again
+            if error and not was_cut_short(error):
                 raise failure(error, self._where(progress), self._config)
         if too_large := self._complaints.too_large:
             raise ConfigError(self._config.scrub(f"{self._where(progress)}: {too_large}; raise that property"))

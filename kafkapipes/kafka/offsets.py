@@ -23,7 +23,7 @@ from kafkapipes.errors import (
     TopicError,
 )
 from kafkapipes.kafka.config import ClientConfig, answer_ms
-from kafkapipes.kafka.failures import SILENCE, Complaints, describe, failure, failure_of
+from kafkapipes.kafka.failures import SILENCE, Complaints, describe, failure, failure_of, interruptible
 from kafkapipes.ranges import AtTime, Last, OffsetRange, Symbol
 from kafkapipes.report import RangeReport, ReadReport
 
@@ -61,6 +61,7 @@ class PartitionLog:
     topic_id: str = ""
 
 
+@interruptible()
 def plan_ranges(
     ranges: Iterable[OffsetRange],
     config: ClientConfig,
@@ -323,6 +324,7 @@ class LogReader:
             if answer is not None:
                 return answer
             self._client().poll(0)  # only now does the client say why
+            self._complaints.check_callbacks(where)
             if denied := self._complaints.find(AuthError):
                 raise failure(denied, where, self._config) from None
             time.sleep(max(0.0, min(began + slice_s, deadline) - time.monotonic()))

@@ -238,12 +238,14 @@ class KafkaSink:
         waiting = self._unsettled[int(message.partition())]  # type: ignore[arg-type]  # always set
         while waiting[0].settled == STRETCH:
             waiting.popleft()
-        waiting[0].settled += 1
-        if error is None:
-            waiting[0].acknowledged(int(message.offset()))  # type: ignore[arg-type]  # always set
-        else:
+        offset = message.offset()
+        if error is None and offset is not None:
+            waiting[0].acknowledged(int(offset))
+        else:  # a retry that the broker had already stored is acknowledged without a place
             self._failed += 1
-            self._first_failure = self._first_failure or self._client.scrub(describe(error))
+            cause = "acknowledged without an offset" if error is None else self._client.scrub(describe(error))
+            self._first_failure = self._first_failure or cause
+        waiting[0].settled += 1  # last: what Ctrl-C interrupts in here stays unacknowledged
 
     def _ranges(self) -> list[OffsetRange]:
         """The runs of all stretches in the order sent, neighbours that touch joined."""

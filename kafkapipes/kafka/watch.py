@@ -9,8 +9,8 @@ from confluent_kafka.admin import AdminClient
 
 from kafkapipes.errors import StalledError, TopicChangedError
 from kafkapipes.kafka.config import ClientConfig, answer_ms
-from kafkapipes.kafka.failures import ADVICE, SILENCE, Complaints, failure_of
-from kafkapipes.kafka.offsets import RETRIED, ask_topic_id, topic_id_of
+from kafkapipes.kafka.failures import ADVICE, SILENCE, TERMINAL, Complaints, failure_of
+from kafkapipes.kafka.offsets import ask_topic_id, topic_id_of
 
 CHECK_S = 5.0  # between two questions during a read
 DOUBT_S = 1.0  # a topic was deleted if two answers, so far apart, do not know it: one broker may lag behind
@@ -85,7 +85,7 @@ class TopicWatch:
                 now = time.monotonic()
                 if now - self._unknown_since.setdefault(topic, now) < DOUBT_S:
                     return False
-            elif code in RETRIED:
+            elif code not in TERMINAL:
                 self._admin = None  # it would ask the same broker again; a new one learns who answers by now
                 return False
             raise failure_of(exc, f"topic {topic} while it was read", self._config) from None

@@ -5,14 +5,14 @@ import logging
 import pytest
 
 from tests.faults.cases import CASES
-from tests.faults.harness import CANARY, READS, Verdict
+from tests.faults.harness import CANARY, QUICK, READS, Verdict
 
 _OUTCOME = pytest.StashKey[bool]()
 
 
-@pytest.fixture(params=READS)
+@pytest.fixture(params=[*QUICK, *(pytest.param(way, marks=pytest.mark.slow) for way in READS if way not in QUICK)])
 def how(request) -> str:
-    """Each of the four ways to read."""
+    """Each of the four ways to read; two of them, which contain what the others do, in the quick tests."""
     return request.param
 
 

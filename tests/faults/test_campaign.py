@@ -9,7 +9,7 @@ pytestmark = pytest.mark.kafka
 
 def test_a_short_campaign_loses_doubles_and_changes_nothing(cluster):
     """Asks for the cluster only to be skipped where there is no Kafka; it starts its own."""
-    assert run(minutes=2, seed=3, brokers=(1,), rounds=4) == ""
+    assert run(minutes=2, seed=3, brokers=(1,), rounds=2) == ""
 
 
 @pytest.mark.slow

@@ -114,6 +114,34 @@ def test_a_client_that_logs_without_end_is_cut_short_and_what_was_left_out_is_co
     assert f"later ({50 - failures.LOG_LINES} lines before this one were left out)" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["error_cb", "stats_cb"])
+def test_a_callback_that_raises_is_an_error_of_its_name_and_not_inside_the_client(name):
+    def tell(what):
+        raise ValueError("no, canary")
+
+    complaints = Complaints(ClientConfig("b:9092", "g", {"sasl.password": "canary", name: tell}))
+    properties = complaints.listening({name: tell})
+    complaints.check_callbacks("t:0@5")
+
+    properties[name]("{}" if name == "stats_cb" else KafkaError(KafkaError._TRANSPORT))
+
+    with pytest.raises(errors.ConfigError, match=rf"t:0@5: the {name} of config raised ValueError: no, \*\*\*"):
+        complaints.check_callbacks("t:0@5")
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "cut"),
+    [
+        (KafkaError._AUTHENTICATION, "SASL PLAIN mechanism handshake failed: Local: Broker transport failure", True),
+        (KafkaError._AUTHENTICATION, "SASL authentication error: Authentication failed", False),
+        (KafkaError._SSL, "handshake failed", True),
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, "timed out", False),
+    ],
+)
+def test_a_handshake_that_ends_with_its_connection_is_told_from_one_that_is_refused(code, text, cut):
+    assert failures.was_cut_short(KafkaError(code, text)) == cut
+
+
 def test_the_users_own_statistics_callback_hears_them_too():
     heard = []
     properties = Complaints(CONFIG).listening({"stats_cb": heard.append})

@@ -1,7 +1,9 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
-from confluent_kafka import Producer
+from confluent_kafka import Message, Producer
 
 import kafkapipes.kafka.sink
 from kafkapipes import ConfigError, ConnectError, DeliveryError, KafkaSink, RangeError, TrainingKafkaDataset
@@ -121,6 +123,30 @@ def test_a_record_that_is_not_acknowledged_fails_the_sink(digits):
         sink.close()
     with pytest.raises(DeliveryError):
         _ = sink.control_message
+
+
+def test_a_record_acknowledged_without_a_place_fails_the_sink(digits):
+    sink = KafkaSink("digits", digits.bootstrap_servers)
+    sink.send(b"one")
+    sink._settle(None, SimpleNamespace(partition=lambda: 0, offset=lambda: None))
+
+    with pytest.raises(DeliveryError, match="acknowledged without an offset"):
+        _ = sink.control_message
+
+
+def test_ctrl_c_amid_an_acknowledgement_leaves_its_record_unacknowledged(digits, monkeypatch):
+    sink = KafkaSink("digits", digits.bootstrap_servers)
+    sink.send(b"one")
+    monkeypatch.setattr("kafkapipes.kafka.sink._Stretch.acknowledged", ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        sink._settle(None, Message(topic="digits", partition=0, offset=0))
+
+    with pytest.raises(DeliveryError, match="1 of 1 record"):
+        _ = sink.control_message
+
+
+def ctrl_c(*_):
+    raise KeyboardInterrupt
 
 
 def test_an_error_inside_the_block_is_the_one_that_is_seen(digits):

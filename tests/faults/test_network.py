@@ -338,7 +338,7 @@ def test_a_black_hole_behind_the_last_record_is_a_stall_since_the_topic_is_not_c
 
 @kafka
 @pytest.mark.case(16)
-@pytest.mark.parametrize("how", fast("chain-0"))
+@pytest.mark.parametrize("how", fast())
 def test_a_connection_that_goes_nowhere_any_more_is_made_anew_before_the_read_is_given_up(
     proxy, topic, how, verdict, monkeypatch
 ):

@@ -7,7 +7,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from kafkapipes import ConfigError, KafkaPipesError, RangeParser, SecurityWarning, TrainingKafkaDataset
-from kafkapipes.kafka.config import ClientConfig, insecurities
+from kafkapipes.kafka.config import ClientConfig, answer_ms, fetch_ms, insecurities
 
 CANARY = "canary-7f3a9c"
 SECRETS = {"sasl.password": CANARY, "ssl.key.password": CANARY + "k", "sasl.username": CANARY + "u"}
@@ -308,3 +308,13 @@ def test_plain_words_and_numbers_stay_readable():
     made = config(sasl_mechanism="PLAIN", fetch_min_bytes="1000", sasl_password="s3cret-word")
 
     assert made.scrub("PLAIN at 1000: s3cret-word") == "PLAIN at 1000: ***"
+
+
+@pytest.mark.parametrize(("timeout_s", "ms"), [(0.1, 1000), (30, 7500), (600, 10_000)])
+def test_a_question_leaves_time_to_ask_another_broker(timeout_s, ms):
+    assert answer_ms(timeout_s) == ms
+
+
+@pytest.mark.parametrize(("timeout_s", "ms"), [(0.1, 1100), (60, 30_000), (600, 60_000)])
+def test_a_fetch_leaves_time_for_another_connection(timeout_s, ms):
+    assert fetch_ms(timeout_s) == ms

@@ -122,7 +122,8 @@ class ControlMessage:
     def from_json(cls, text: str | bytes) -> "ControlMessage":
         """The control message in a JSON text, as on Kafka-ML's control topic.
 
-        The JSON is read strictly: at most 1,000,000 bytes of UTF-8 and 16 levels, no field twice, no NaN or Infinity.
+        The JSON is read strictly: at most 1,000,000 characters, or bytes of UTF-8, and 16 levels, no field twice, no
+        NaN or Infinity.
 
         Raises:
             ControlMessageError: not such JSON, or not a control message.

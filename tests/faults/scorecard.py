@@ -44,9 +44,10 @@ def _row(number: int, verdicts: list[dict]) -> tuple[str, ...]:
     passed = sum(verdict["passed"] for verdict in verdicts)
     ways = sorted({verdict["read"] for verdict in verdicts} - {""})
     errors = sorted({verdict["error"] for verdict in verdicts} - {""})
+    counted = any(verdict["outcomes"] for verdict in verdicts)
     return (
         str(number), CASES[number], ", ".join(ways), total("fired"), total("lost"), total("duplicated"),
-        total("wrong"), total("silent"), ", ".join(errors) or ("complete" if any(verdict["outcomes"] for verdict in verdicts) else "what each test claims"),
+        total("wrong"), total("silent"), ", ".join(errors) or ("complete" if counted else "what each test claims"),
         f"{max(verdict['seconds'] for verdict in verdicts):.1f}", f"{passed}/{len(verdicts)}",
     )  # fmt: skip
 

@@ -317,7 +317,7 @@ class LogReader:
                 answer = ask(min(deadline - began, slice_s))
             except KafkaException as exc:
                 answer, code = None, exc.args[0].code()
-                lasting = None if code in RETRIED else failure_of(exc, where, self._config)
+                lasting = None if code in _RETRIED else failure_of(exc, where, self._config)
                 last = last if code in _UNANSWERED else describe(exc.args[0])
             if lasting is not None:  # raised out here, without a context that holds the client
                 raise lasting
@@ -352,7 +352,7 @@ _PASSING = {
     KafkaError.KAFKA_STORAGE_ERROR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError._NOENT,
 }  # fmt: skip
 _UNANSWERED = {KafkaError._TRANSPORT, KafkaError._TIMED_OUT}  # of a question: no more than that no answer came
-RETRIED = _PASSING | _UNANSWERED | {
+_RETRIED = _PASSING | _UNANSWERED | {
     KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE,
     KafkaError._WAIT_COORD, KafkaError.REQUEST_TIMED_OUT, KafkaError._TIMED_OUT_QUEUE, KafkaError.NETWORK_EXCEPTION,
 }  # fmt: skip

@@ -38,13 +38,14 @@ def rows(verdicts: list[dict]) -> list[tuple[str, ...]]:
 
 
 def _row(number: int, verdicts: list[dict]) -> tuple[str, ...]:
+    counted = [verdict for verdict in verdicts if verdict["outcomes"]]
+
     def total(name: str) -> str:
-        return str(sum(verdict[name] for verdict in verdicts))
+        return str(sum(verdict[name] for verdict in counted)) if counted else "-"
 
     passed = sum(verdict["passed"] for verdict in verdicts)
     ways = sorted({verdict["read"] for verdict in verdicts} - {""})
     errors = sorted({verdict["error"] for verdict in verdicts} - {""})
-    counted = any(verdict["outcomes"] for verdict in verdicts)
     return (
         str(number), CASES[number], ", ".join(ways), total("fired"), total("lost"), total("duplicated"),
         total("wrong"), total("silent"), ", ".join(errors) or ("complete" if counted else "what each test claims"),
@@ -55,16 +56,21 @@ def _row(number: int, verdicts: list[dict]) -> tuple[str, ...]:
 def markdown(table: list[tuple[str, ...]], verdicts: list[dict]) -> str:
     """The table, its sum in words, and what is not covered."""
     lines = [" | ".join(("", *line, "")).strip() for line in (HEADINGS, ("---",) * len(HEADINGS), *table)]
-    silent = sum(verdict["silent"] for verdict in verdicts)
-    passed = sum(verdict["passed"] for verdict in verdicts)
+    counted = [verdict for verdict in verdicts if verdict["outcomes"]]
+    others = [verdict for verdict in verdicts if not verdict["outcomes"]]
+    silent = sum(verdict["silent"] for verdict in counted)
     missing = sorted(set(CASES) - {int(row[0]) for row in table} - set(NOT_COVERED))
-    summary = (
-        f"{len(table)} cases, {passed} of {len(verdicts)} runs passed, {silent} records lost or doubled in silence."
-    )
+    summary = f"{len(table)} cases, {_passed(counted)} runs passed, {silent} records lost or doubled in silence."
+    if others:
+        summary += f" Besides, {_passed(others)} tests that do their own counting passed."
     uncovered = [f"- {number}, {CASES[number]}: {reason}" for number, reason in NOT_COVERED.items()]
     uncovered += [f"- of {number}, {reason}" for number, reason in PARTLY.items()]
     uncovered += [f"- {number}, {CASES[number]}: did not run" for number in missing]
     return "\n".join([summary, "", *lines, "", "Not covered:", "", *uncovered])
+
+
+def _passed(verdicts: list[dict]) -> str:
+    return f"{sum(verdict['passed'] for verdict in verdicts)} of {len(verdicts)}"
 
 
 def main() -> int:

@@ -72,7 +72,7 @@ def test_a_verdict_refuses_a_fault_that_did_not_fire_and_a_secret_that_shows():
 
 
 def test_the_table_has_a_row_a_case_and_names_what_did_not_run():
-    verdicts = [{**Verdict(11, "chain-0", 1, error="TopicChangedError").__dict__, "passed": True}] * 2
+    verdicts = [{**Verdict(11, "chain-0", 1, error="TopicChangedError", outcomes=1).__dict__, "passed": True}] * 2
 
     text = markdown(rows(verdicts), verdicts)
 

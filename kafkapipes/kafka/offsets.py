@@ -212,7 +212,7 @@ class LogReader:
                 asked.append(ask_topic_id(self._client(), topic, answer_ms(_IDENTITY_S) / 1000))
             if not wait(asked, timeout_s).done:
                 return None
-            return topic_id_of(asked.pop(), 0)
+            return topic_id_of(asked.pop())
 
         until = min(self._deadline, time.monotonic() + _IDENTITY_S)
         metadata = self._metadata(topic)
@@ -364,15 +364,14 @@ def ask_topic_id(admin: AdminClient, topic: str, timeout_s: float) -> "Future[An
     return asked
 
 
-def topic_id_of(asked: "Future[Any]", timeout_s: float) -> str:
-    """The topic's identity in the answer; "" where the cluster has no identities.
+def topic_id_of(answered: "Future[Any]") -> str:
+    """The topic's identity in an answer that has come; "" where the cluster has no identities.
 
     Raises:
-        TimeoutError: no answer yet
         KafkaException: the answer is an error
     """
     try:
-        found = str(asked.result(timeout_s).topic_id)
+        found = str(answered.result(0).topic_id)
     except KafkaException as exc:
         if exc.args[0].code() == KafkaError._UNSUPPORTED_FEATURE:
             return ""

@@ -78,7 +78,7 @@ class TopicWatch:
     def _judge(self, topic: str, asked: "Future[Any]") -> bool:
         """Whether an answer says that the topic is the one that was planned; False where it says nothing."""
         try:
-            found = topic_id_of(asked, 0)
+            found = topic_id_of(asked)
         except KafkaException as exc:
             code = exc.args[0].code()
             if code == KafkaError.UNKNOWN_TOPIC_OR_PART:

@@ -8,6 +8,7 @@ from confluent_kafka import KafkaError, Message
 
 import kafkapipes.kafka.fetcher
 from kafkapipes import CorruptDataError, DataLossError, RangeParser, StalledError, TopicError, TruncationError
+from kafkapipes.kafka.client import PythonClient
 from kafkapipes.kafka.config import ClientConfig
 from kafkapipes.kafka.fetcher import Fetcher
 from kafkapipes.kafka.offsets import PartitionLog
@@ -62,9 +63,10 @@ def scripted(
     account = RangeReport(OffsetRange("t", 0, start, end), 0, 100, stable=stable, epoch=epoch)
     options = {"batch_records": 10, "stall_timeout_s": 0.2, "timestamps": False, "headers": False}
     fetcher = Fetcher(ClientConfig("127.0.0.1:1", "g"), on_data_loss=on_data_loss, **options)
-    fetcher._consumer.close()
-    fetcher._consumer, fetcher._assigned = ScriptedConsumer(*fetches), assigned_before
-    fetcher._consumer.after_seek = list(after_seek)
+    fetcher._client.close()
+    consumer = ScriptedConsumer(*fetches)
+    consumer.after_seek = list(after_seek)
+    fetcher._client, fetcher._assigned = PythonClient(consumer, timestamps=False, headers=False), assigned_before
     fetcher._log_now = lambda progress: log_now
     for batch in fetcher.fetch(account):
         yield from map(int, batch.offsets)
@@ -268,8 +270,8 @@ def test_ctrl_c_while_the_client_closes_is_seen_as_ctrl_c():
     fetcher = Fetcher(
         ClientConfig("127.0.0.1:1", "g"), batch_records=10, stall_timeout_s=1, timestamps=False, headers=False
     )
-    fetcher._consumer.close()
-    fetcher._consumer = InterruptedInClose()
+    fetcher._client.close()
+    fetcher._client = PythonClient(InterruptedInClose(), timestamps=False, headers=False)
 
     with pytest.raises(KeyboardInterrupt), fetcher:
         pass

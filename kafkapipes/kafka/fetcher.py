@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 
-from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException
 
 from kafkapipes.errors import (
     AuthError,
@@ -16,7 +16,7 @@ from kafkapipes.errors import (
     TopicError,
     TruncationError,
 )
-from kafkapipes.kafka.client import Client, Fetched, PythonClient, Word
+from kafkapipes.kafka.client import Fetched, Word
 from kafkapipes.kafka.config import ClientConfig, fetch_ms
 from kafkapipes.kafka.failures import (
     ADVICE,
@@ -28,6 +28,7 @@ from kafkapipes.kafka.failures import (
     interruptible,
     was_cut_short,
 )
+from kafkapipes.kafka.native import open_client
 from kafkapipes.kafka.offsets import LogReader, PartitionLog
 from kafkapipes.kafka.watch import TopicWatch
 from kafkapipes.progress import RangeProgress
@@ -69,7 +70,7 @@ class Fetcher:
         # Its own word on how far it has come, where no record shows that; several within a stall's time.
         properties.setdefault("statistics.interval.ms", max(100, min(5000, int(stall_timeout_s * 250))))
         try:
-            self._client: Client = PythonClient(Consumer(properties), timestamps=timestamps, headers=headers)
+            self._client = open_client(properties, self._complaints, timestamps=timestamps, headers=headers)
         except (KafkaException, ValueError, TypeError) as exc:
             raise failure_of(exc, "the client configuration was refused", config) from None
 
@@ -102,6 +103,7 @@ class Fetcher:
         Raises:
             StalledError, and what `failures.TERMINAL` names: the range could not be read to its end.
         """
+        account.client = self._client.name
         progress = RangeProgress(account, self._stall_timeout_s)
         if progress.finished:
             return

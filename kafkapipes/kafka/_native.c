@@ -18,6 +18,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 typedef struct rd_kafka_s rd_kafka_t;
@@ -65,8 +66,11 @@ enum {
     RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE = 0x8, /* there is no group to leave, and nothing to commit */
     RD_KAFKA_RESP_ERR__INVALID_ARG = -186,
     NULL_LENGTH = -1,
+    UNKNOWN_LENGTH = -2,
+    LONGEST_TOPIC = 249,
     MOST_RECORDS = 1000000, /* librdkafka's bound on one call */
     MOST_EVENTS = 1000,     /* taken at once: a client may log without end */
+    CHUNK = 500,            /* records laid at once: few enough to be in the processor's cache still */
 };
 
 /* result, name without rd_kafka_, parameters */
@@ -128,10 +132,31 @@ typedef struct {
     bool busy;
     rd_kafka_t *client; /* NULL once closed */
     rd_kafka_queue_t *records, *events;
-    Py_ssize_t room, rows, words; /* room of both arrays; what of them is owned now */
-    rd_kafka_message_t **message;
+    char topic[LONGEST_TOPIC + 1]; /* assigned */
+    int32_t partition;
+    Py_ssize_t room, held, words; /* room of both arrays; what of them is owned now */
+    rd_kafka_message_t **message; /* the records of the last fetch from the first that was not laid */
     Word *word;
 } Consumer;
+
+/* Memory that byte strings are laid into, end to end; while they are laid as they come, each of the length expected. */
+typedef struct {
+    char *at;
+    size_t left;
+    int64_t length;
+} Lane;
+
+/* The arrays of one fetch, and what is in them. */
+typedef struct {
+    int64_t *offsets, *key_lengths, *value_lengths, *timestamps; /* timestamps: or NULL */
+    int32_t *epochs;
+    Lane keys, values;
+    bool laying;
+    Py_ssize_t records, rows, laid; /* asked for; come; of these, how many lie in the lanes */
+    Py_ssize_t stray;               /* the first record that is not from what was assigned, or -1 */
+    char stray_topic[LONGEST_TOPIC + 1];
+    int32_t stray_partition;
+} Columns;
 
 static PyObject *text(const char *utf8) {
     return PyUnicode_DecodeUTF8(utf8 ? utf8 : "", utf8 ? (Py_ssize_t)strlen(utf8) : 0, "replace");
@@ -179,8 +204,8 @@ static PyObject *version(PyObject *module, PyObject *name) {
 }
 
 static void drop(Consumer *self) {
-    while (self->rows)
-        self->library.message_destroy(self->message[--self->rows]);
+    while (self->held)
+        self->library.message_destroy(self->message[--self->held]);
     while (self->words)
         self->library.message_destroy(self->word[--self->words].message);
 }
@@ -317,7 +342,13 @@ static PyObject *consumer_assign(Consumer *self, PyObject *args) {
     long long offset;
     if (!PyArg_ParseTuple(args, "siL:assign", &topic, &partition, &offset) || !usable(self))
         return NULL;
+    if (strlen(topic) > LONGEST_TOPIC) {
+        PyErr_SetString(PyExc_ValueError, "wanted a topic of at most 249 characters");
+        return NULL;
+    }
     drop(self);
+    strcpy(self->topic, topic);
+    self->partition = partition;
     rd_kafka_topic_partition_list_t *list = place(&self->library, topic, partition, offset);
     self->busy = true;
     Py_BEGIN_ALLOW_THREADS
@@ -377,18 +408,90 @@ static bool make_room(Consumer *self, Py_ssize_t records) {
     return true;
 }
 
-/* Part what came into records and words, and tell the sizes of the records. */
-static void survey(Consumer *self, ssize_t got, int64_t *offsets, int64_t *key_lengths, int64_t *value_lengths) {
+static bool put(Lane *lane, const void *bytes, size_t length) {
+    if (!bytes)
+        return true;
+    if (length > lane->left)
+        return false;
+    memcpy(lane->at, bytes, length);
+    lane->at += length;
+    lane->left -= length;
+    return true;
+}
+
+static int64_t length_of(const void *bytes, size_t length) { return bytes ? (int64_t)length : NULL_LENGTH; }
+
+static bool expected(const Lane *lane, int64_t length) {
+    return length == lane->length && (length <= 0 || (size_t)length <= lane->left);
+}
+
+/* Note a record that is not from what was assigned. `known` is a topic that was found to be the one. */
+static void check_origin(
+    Consumer *self, Columns *columns, const rd_kafka_message_t *message, const rd_kafka_topic_t **known) {
+    if (columns->stray >= 0 || (message->rkt == *known && message->partition == self->partition))
+        return;
+    const char *topic = self->library.topic_name(message->rkt);
+    if (message->partition == self->partition && strcmp(topic, self->topic) == 0) {
+        *known = message->rkt;
+        return;
+    }
+    columns->stray = columns->rows;
+    columns->stray_partition = message->partition;
+    strncpy(columns->stray_topic, topic, LONGEST_TOPIC);
+}
+
+/* Take in what came: records, which are laid or held, and words. */
+static void take(Consumer *self, Columns *columns, rd_kafka_message_t **message, ssize_t got) {
+    Library *library = &self->library;
+    const rd_kafka_topic_t *known = NULL;
+    int kind;
     for (ssize_t i = 0; i < got; i++) {
-        rd_kafka_message_t *message = self->message[i];
-        if (message->err) {
-            self->word[self->words++] = (Word){message, self->rows};
+        rd_kafka_message_t *one = message[i];
+        Py_ssize_t row = columns->rows;
+        if (one->err) {
+            self->word[self->words++] = (Word){one, row};
             continue;
         }
-        offsets[self->rows] = message->offset;
-        key_lengths[self->rows] = message->key ? (int64_t)message->key_len : NULL_LENGTH;
-        value_lengths[self->rows] = message->payload ? (int64_t)message->len : NULL_LENGTH;
-        self->message[self->rows++] = message;
+        check_origin(self, columns, one, &known);
+        columns->offsets[row] = one->offset;
+        columns->epochs[row] = library->message_leader_epoch(one);
+        columns->key_lengths[row] = length_of(one->key, one->key_len);
+        columns->value_lengths[row] = length_of(one->payload, one->len);
+        if (columns->timestamps)
+            columns->timestamps[row] = library->message_timestamp(one, &kind);
+        columns->laying = columns->laying && expected(&columns->keys, columns->key_lengths[row]) &&
+                          expected(&columns->values, columns->value_lengths[row]);
+        columns->rows++;
+        if (columns->laying) {
+            put(&columns->keys, one->key, one->key_len);
+            put(&columns->values, one->payload, one->len);
+            library->message_destroy(one);
+            columns->laid++;
+        } else
+            self->message[self->held++] = one;
+    }
+}
+
+static int64_t milliseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* Consume until all records are there, the time has passed, a word came, or a record was not laid; false: an error. */
+static bool consume(Consumer *self, Columns *columns, int timeout_ms) {
+    int64_t deadline = milliseconds() + timeout_ms;
+    for (;;) {
+        Py_ssize_t wanted = columns->records - columns->rows;
+        if (columns->laying && wanted > CHUNK)
+            wanted = CHUNK;
+        ssize_t got = self->library.consume_batch_queue(self->records, timeout_ms, self->message, (size_t)wanted);
+        if (got < 0)
+            return columns->rows > 0; /* it will fail again, with nothing to lose */
+        take(self, columns, self->message, got);
+        timeout_ms = (int)(deadline - milliseconds());
+        if (got < wanted || columns->rows == columns->records || !columns->laying || self->words || timeout_ms <= 0)
+            return true;
     }
 }
 
@@ -410,87 +513,86 @@ static PyObject *spoken(Consumer *self) {
     return list;
 }
 
-static bool holds_integers(const Py_buffer *buffer, Py_ssize_t count) {
-    return buffer->len == count * (Py_ssize_t)sizeof(int64_t) && (uintptr_t)buffer->buf % sizeof(int64_t) == 0;
+static bool holds(const Py_buffer *buffer, Py_ssize_t count, size_t size) {
+    return buffer->len == count * (Py_ssize_t)size && (uintptr_t)buffer->buf % size == 0;
 }
 
-static PyObject *fetch_into(Consumer *self, int timeout_ms, Py_buffer *offsets, Py_buffer *keys, Py_buffer *values) {
-    Py_ssize_t records = offsets->len / (Py_ssize_t)sizeof(int64_t);
-    ssize_t got;
+static PyObject *fetch_into(Consumer *self, Columns *columns, int timeout_ms) {
+    bool fetched;
     int code = 0;
-    if (timeout_ms < 0 || records < 1 || records > MOST_RECORDS || !holds_integers(offsets, records) ||
-        !holds_integers(keys, records) || !holds_integers(values, records)) {
-        PyErr_SetString(PyExc_ValueError, "wanted a time, and three int64 arrays of one length, 1 to 1000000");
+    if (!usable(self) || !make_room(self, columns->records))
         return NULL;
-    }
-    if (!usable(self) || !make_room(self, records))
-        return NULL;
+    columns->laying = columns->keys.length != UNKNOWN_LENGTH && columns->values.length != UNKNOWN_LENGTH;
+    columns->stray = -1;
     self->busy = true;
     Py_BEGIN_ALLOW_THREADS
     drop(self);
-    got = self->library.consume_batch_queue(self->records, timeout_ms, self->message, (size_t)records);
-    if (got < 0)
+    fetched = consume(self, columns, timeout_ms);
+    if (!fetched)
         code = self->library.last_error();
-    else
-        survey(self, got, offsets->buf, keys->buf, values->buf);
     Py_END_ALLOW_THREADS
     self->busy = false;
-    if (got < 0)
+    if (!fetched)
         return fail(self, code, "", self->library.err2str(code));
     PyObject *words = spoken(self);
-    return words ? Py_BuildValue("(nN)", self->rows, words) : NULL;
+    PyObject *stray =
+        columns->stray < 0
+            ? Py_NewRef(Py_None)
+            : Py_BuildValue("(nNi)", columns->stray, text(columns->stray_topic), (int)columns->stray_partition);
+    return Py_BuildValue("(nnNN)", columns->rows, columns->laid, stray, words);
+}
+
+/* offsets, key lengths, value lengths, epochs, keys, values, timestamps */
+enum { OFFSETS, KEY_LENGTHS, VALUE_LENGTHS, EPOCHS, KEYS, VALUES, TIMESTAMPS, BUFFERS };
+
+static bool fits_together(const Py_buffer *buffer, int timeout_ms) {
+    Py_ssize_t records = buffer[OFFSETS].len / (Py_ssize_t)sizeof(int64_t);
+    const Py_buffer *timestamps = &buffer[TIMESTAMPS];
+    if (timeout_ms >= 0 && records >= 1 && records <= MOST_RECORDS &&
+        holds(&buffer[OFFSETS], records, sizeof(int64_t)) && holds(&buffer[KEY_LENGTHS], records, sizeof(int64_t)) &&
+        holds(&buffer[VALUE_LENGTHS], records, sizeof(int64_t)) && holds(&buffer[EPOCHS], records, sizeof(int32_t)) &&
+        (!timestamps->buf || holds(timestamps, records, sizeof(int64_t))))
+        return true;
+    PyErr_SetString(PyExc_ValueError, "wanted a time, three int64 and an int32 array of one length, 1 to 1000000");
+    return false;
 }
 
 static PyObject *consumer_fetch(Consumer *self, PyObject *args) {
     int timeout_ms;
-    Py_buffer offsets, keys, values;
-    if (!PyArg_ParseTuple(args, "iw*w*w*:fetch", &timeout_ms, &offsets, &keys, &values))
-        return NULL;
-    PyObject *found = fetch_into(self, timeout_ms, &offsets, &keys, &values);
-    PyBuffer_Release(&offsets);
-    PyBuffer_Release(&keys);
-    PyBuffer_Release(&values);
+    long long key_length, value_length;
+    Py_buffer buffer[BUFFERS] = {{0}};
+    PyObject *timestamps = Py_None, *found = NULL;
+    if (!PyArg_ParseTuple(
+            args, "iw*w*w*w*w*Lw*L|O:fetch", &timeout_ms, &buffer[OFFSETS], &buffer[KEY_LENGTHS],
+            &buffer[VALUE_LENGTHS], &buffer[EPOCHS], &buffer[KEYS], &key_length, &buffer[VALUES], &value_length,
+            &timestamps))
+        return NULL; /* what was parsed is released by then */
+    if ((timestamps == Py_None || PyObject_GetBuffer(timestamps, &buffer[TIMESTAMPS], PyBUF_WRITABLE) == 0) &&
+        fits_together(buffer, timeout_ms)) {
+        Columns columns = {
+            .offsets = buffer[OFFSETS].buf,
+            .key_lengths = buffer[KEY_LENGTHS].buf,
+            .value_lengths = buffer[VALUE_LENGTHS].buf,
+            .timestamps = buffer[TIMESTAMPS].buf,
+            .epochs = buffer[EPOCHS].buf,
+            .keys = {buffer[KEYS].buf, (size_t)buffer[KEYS].len, key_length},
+            .values = {buffer[VALUES].buf, (size_t)buffer[VALUES].len, value_length},
+            .records = buffer[OFFSETS].len / (Py_ssize_t)sizeof(int64_t),
+        };
+        found = fetch_into(self, &columns, timeout_ms);
+    }
+    for (int i = 0; i < BUFFERS; i++)
+        PyBuffer_Release(&buffer[i]); /* which is nothing where there is none */
     return found;
 }
 
 static bool has_rows(const Consumer *self, Py_ssize_t rows) {
     if (!usable(self))
         return false;
-    if (rows >= 0 && rows <= self->rows)
+    if (rows >= 0 && rows <= self->held)
         return true;
-    PyErr_Format(PyExc_IndexError, "wanted %zd record(s), found %zd", rows, self->rows);
+    PyErr_Format(PyExc_IndexError, "wanted %zd record(s), found %zd", rows, self->held);
     return false;
-}
-
-static PyObject *consumer_epoch(Consumer *self, PyObject *args) {
-    Py_ssize_t row;
-    if (!PyArg_ParseTuple(args, "n:epoch", &row))
-        return NULL;
-    if (row < 0 || row == PY_SSIZE_T_MAX)
-        row = PY_SSIZE_T_MAX - 1;
-    if (!has_rows(self, row + 1))
-        return NULL;
-    return PyLong_FromLong(self->library.message_leader_epoch(self->message[row]));
-}
-
-static PyObject *consumer_origins(Consumer *self, PyObject *args) {
-    Py_ssize_t rows;
-    const rd_kafka_message_t *before = NULL;
-    if (!PyArg_ParseTuple(args, "n:origins", &rows) || !has_rows(self, rows))
-        return NULL;
-    PyObject *found = PySet_New(NULL);
-    for (Py_ssize_t row = 0; found && row < rows; row++) {
-        const rd_kafka_message_t *message = self->message[row];
-        if (before && before->rkt == message->rkt && before->partition == message->partition)
-            continue;
-        PyObject *origin =
-            Py_BuildValue("(Ni)", text(self->library.topic_name(message->rkt)), (int)message->partition);
-        if (!origin || PySet_Add(found, origin) < 0)
-            Py_CLEAR(found);
-        Py_XDECREF(origin);
-        before = message;
-    }
-    return found;
 }
 
 /* The headers of one record as a list of (name, value or None). */
@@ -525,45 +627,26 @@ static PyObject *consumer_headers(Consumer *self, PyObject *args) {
     return all;
 }
 
-static bool put(char **at, const char *limit, const void *bytes, size_t length) {
-    if (length > (size_t)(limit - *at))
-        return false;
-    memcpy(*at, bytes, length);
-    *at += length;
-    return true;
-}
-
-/* Copy the first records, and free all; false unless keys and values fill their buffers exactly. */
-static bool copy(Consumer *self, Py_ssize_t rows, Py_buffer *keys, Py_buffer *values, int64_t *timestamps) {
-    char *key = keys->buf, *value = values->buf;
-    const char *key_limit = key + keys->len, *value_limit = value + values->len;
+/* Copy the first records held, and free all; false unless keys and values fill their lanes exactly. */
+static bool copy(Consumer *self, Py_ssize_t rows, Lane *keys, Lane *values) {
     bool fits = true;
-    int kind;
-    for (Py_ssize_t row = 0; row < self->rows; row++) {
+    for (Py_ssize_t row = 0; row < self->held; row++) {
         rd_kafka_message_t *message = self->message[row];
-        if (row < rows && fits) {
-            fits = (!message->key || put(&key, key_limit, message->key, message->key_len)) &&
-                   (!message->payload || put(&value, value_limit, message->payload, message->len));
-            if (timestamps)
-                timestamps[row] = self->library.message_timestamp(message, &kind);
-        }
+        fits = fits && (row >= rows || (put(keys, message->key, message->key_len) &&
+                                        put(values, message->payload, message->len)));
         self->library.message_destroy(message);
     }
-    self->rows = 0;
-    return fits && key == key_limit && value == value_limit;
+    self->held = 0;
+    return fits && keys->left == 0 && values->left == 0;
 }
 
-static PyObject *copy_into(Consumer *self, Py_ssize_t rows, Py_buffer *keys, Py_buffer *values, Py_buffer *timestamps) {
+static PyObject *copy_into(Consumer *self, Py_ssize_t rows, Lane keys, Lane values) {
     bool fits;
     if (!has_rows(self, rows))
         return NULL;
-    if (timestamps && !holds_integers(timestamps, rows)) {
-        PyErr_SetString(PyExc_ValueError, "wanted an int64 array of one timestamp a record");
-        return NULL;
-    }
     self->busy = true;
     Py_BEGIN_ALLOW_THREADS
-    fits = copy(self, rows, keys, values, timestamps ? timestamps->buf : NULL);
+    fits = copy(self, rows, &keys, &values);
     Py_END_ALLOW_THREADS
     self->busy = false;
     if (fits)
@@ -574,16 +657,12 @@ static PyObject *copy_into(Consumer *self, Py_ssize_t rows, Py_buffer *keys, Py_
 
 static PyObject *consumer_copy(Consumer *self, PyObject *args) {
     Py_ssize_t rows;
-    Py_buffer keys, values, timestamps;
-    PyObject *stamps = Py_None, *copied = NULL;
-    if (!PyArg_ParseTuple(args, "nw*w*|O:copy", &rows, &keys, &values, &stamps))
+    Py_buffer keys, values;
+    if (!PyArg_ParseTuple(args, "nw*w*:copy", &rows, &keys, &values))
         return NULL;
-    if (stamps == Py_None)
-        copied = copy_into(self, rows, &keys, &values, NULL);
-    else if (PyObject_GetBuffer(stamps, &timestamps, PyBUF_WRITABLE) == 0) {
-        copied = copy_into(self, rows, &keys, &values, &timestamps);
-        PyBuffer_Release(&timestamps);
-    }
+    PyObject *copied = copy_into(
+        self, rows, (Lane){keys.buf, (size_t)keys.len, UNKNOWN_LENGTH},
+        (Lane){values.buf, (size_t)values.len, UNKNOWN_LENGTH});
     PyBuffer_Release(&keys);
     PyBuffer_Release(&values);
     return copied;
@@ -636,15 +715,17 @@ static PyMethodDef consumer_methods[] = {
     {"seek", (PyCFunction)consumer_seek, METH_VARARGS,
      "seek(topic, partition, offset, epoch, timeout_ms): go on there, if the broker knows it under that leader epoch."},
     {"fetch", (PyCFunction)consumer_fetch, METH_VARARGS,
-     "fetch(timeout_ms, offsets, key_lengths, value_lengths) -> (records, words): at most as many as the arrays hold.\n"
-     "A word is (row, code, text, topic, partition, offset). The records stay here until copied, or the next call."},
-    {"epoch", (PyCFunction)consumer_epoch, METH_VARARGS, "epoch(row): the leader epoch of a record, -1 where unknown."},
-    {"origins", (PyCFunction)consumer_origins, METH_VARARGS, "origins(rows): the set of their (topic, partition)."},
-    {"headers", (PyCFunction)consumer_headers, METH_VARARGS, "headers(rows): for each record its (name, value) pairs."},
+     "fetch(timeout_ms, offsets, key_lengths, value_lengths, epochs, keys, key_length, values, value_length,\n"
+     "      timestamps=None) -> (rows, laid, stray, words)\n\n"
+     "At most as many records as the first four arrays hold. As long as each key and value has the length expected (-1\n"
+     "for a null, -2 for none) and its buffer has room, they are laid there end to end; `laid` tells how many were. The\n"
+     "others are held until copied, or the next call. `stray` is (row, topic, partition) of the first record that was\n"
+     "not assigned, or None. A word is (row, code, text, topic, partition, offset)."},
+    {"headers", (PyCFunction)consumer_headers, METH_VARARGS,
+     "headers(rows): for each of the first records held its (name, value) pairs."},
     {"copy", (PyCFunction)consumer_copy, METH_VARARGS,
-     "copy(rows, keys, values, timestamps=None): the first records, end to end, into buffers that they fill exactly.\n"
-     "All records are freed."},
-    {"drop", (PyCFunction)consumer_drop, METH_NOARGS, "Free the records that were fetched."},
+     "copy(rows, keys, values): the first records held, end to end, into buffers that they fill exactly; all are freed."},
+    {"drop", (PyCFunction)consumer_drop, METH_NOARGS, "Free the records held."},
     {"events", (PyCFunction)consumer_events, METH_NOARGS,
      "What the client has said: (\"error\", code, text), (\"statistics\", json), (\"log\", level, facility, name, line)."},
     {"close", (PyCFunction)consumer_close, METH_NOARGS, "End the client; in a fork, nothing."},

@@ -13,7 +13,7 @@ from typing import Protocol, cast
 import numpy as np
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
-from kafkapipes.records import BytesColumn, Headers, RecordBatch
+from kafkapipes.records import BytesColumn, Destination, Headers, RecordBatch
 from kafkapipes.report import RangeReport
 
 
@@ -52,7 +52,7 @@ class Fetched(Protocol):
         """The (topic, partition) pairs that the first `rows` records come from, by their own word."""
 
     def batch(self, rows: int, account: RangeReport) -> RecordBatch:
-        """The first `rows` records; once, since a client may give them out of its hands."""
+        """The first `rows` records; once, as they leave the client."""
 
 
 class Client(Protocol):
@@ -70,8 +70,13 @@ class Client(Protocol):
     def seek(self, topic: str, partition: int, offset: int, epoch: int) -> None:
         """Go on at `offset`, once the broker has confirmed that it is one of leader epoch `epoch`."""
 
-    def fetch(self, records: int, timeout_s: float) -> AbstractContextManager[Fetched]:
-        """At most `records` records and words; those that have come when `timeout_s` has passed. Good in the block."""
+    def fetch(
+        self, records: int, timeout_s: float, destination: Destination | None = None
+    ) -> AbstractContextManager[Fetched]:
+        """At most `records` records and words; those that have come when `timeout_s` has passed. Good in the block.
+
+        Their bytes may be written to `destination`, where it has room for them.
+        """
 
     def unassign(self) -> None:
         """Read nothing."""
@@ -99,10 +104,11 @@ class PythonClient:
         self._consumer.seek(TopicPartition(topic, partition, offset, leader_epoch=epoch))
 
     @contextmanager
-    def fetch(self, records: int, timeout_s: float) -> Iterator[Fetched]:
+    def fetch(self, records: int, timeout_s: float, destination: Destination | None = None) -> Iterator[Fetched]:
         """At most `records` records and words; the garbage collector has a pause in the block.
 
         It would look through thousands of new messages, in vain, several times a batch: half of the time of a read.
+        Columns are made of all bytes at once, so `destination` would cost a second copy and is not used.
         """
         collecting = gc.isenabled()
         gc.disable()

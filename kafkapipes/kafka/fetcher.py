@@ -32,12 +32,12 @@ from kafkapipes.kafka.native import open_client
 from kafkapipes.kafka.offsets import LogReader, PartitionLog
 from kafkapipes.kafka.watch import TopicWatch
 from kafkapipes.progress import RangeProgress
-from kafkapipes.records import RecordBatch
+from kafkapipes.records import Destination, RecordBatch
 from kafkapipes.report import RangeReport
 
 POLL_S = 0.05  # a client waits for all records asked for or for this long; Ctrl-C is seen between two calls
 AWAY_S = 1.0  # between two looks for records: what is longer was no waiting, this process was stopped or had no turn
-BATCH_BYTES = 2 * 2**20  # large records come in smaller batches: memory stays bounded, and a batch in the cache
+BATCH_BYTES = 2 * 2**20
 FIRST_BATCH = 500  # records asked for before their size is known
 POSITION_LOST = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}  # the log has moved away
 _forked: list[object] = []  # clients inherited by a fork: using or freeing one there aborts the process
@@ -55,11 +55,13 @@ class Fetcher:
         timestamps: bool,
         headers: bool,
         on_data_loss: str = "raise",
+        destination: Destination | None = None,
     ) -> None:
         self._config = config
         self._batch_records = batch_records
         self._stall_timeout_s = stall_timeout_s
         self._on_data_loss = on_data_loss
+        self._destination = destination
         self._complaints = Complaints(config)
         self._pid = os.getpid()
         self._assigned = 0  # assignments so far
@@ -175,7 +177,7 @@ class Fetcher:
 
     def _next_batch(self, records: int, progress: RangeProgress) -> RecordBatch | None:
         """Fetch once: the records that belong to the range; what is not a record is noted."""
-        with self._client.fetch(records, POLL_S) as fetched:
+        with self._client.fetch(records, POLL_S, self._destination) as fetched:
             rows, self._last_word = self._heed(fetched, progress)
             return self._records(fetched, rows, progress) if rows else None
 

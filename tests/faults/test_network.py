@@ -465,6 +465,28 @@ def test_ctrl_c_does_not_wait_for_a_name_server(silent_name_server, verdict):
     verdict.has_fired(silent_name_server.was_asked())
 
 
+READS_BESIDE = """
+import sys, time
+from kafkapipes import RangeParser
+began = time.monotonic()
+servers = sys.argv[1] + ",no-such-host.invalid:9092"
+print(sum(map(len, RangeParser("t:0:0:20").read_partitions(servers))), time.monotonic() - began)
+"""
+
+
+@pytest.mark.case(17)
+def test_a_second_name_that_is_being_looked_up_for_ever_does_not_hold_up_a_read(embedded, silent_name_server, verdict):
+    embedded.fill("t", records("t", range(20)))
+
+    with silent_name_server(READS_BESIDE, embedded.bootstrap_servers) as process:
+        count, seconds = process.communicate(timeout=60)[0].split()
+
+    assert count == "20"
+    assert float(seconds) < 9  # three clients, each of which is waited for 2 s
+    verdict.outcomes, verdict.seconds, verdict.error = 1, float(seconds), "complete"
+    verdict.has_fired(silent_name_server.was_asked())
+
+
 def survive_resets(proxy, topic, how, seed, mean_bytes, verdict):
     proxy.reset_every(seed, mean_bytes)
 

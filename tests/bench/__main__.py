@@ -7,14 +7,17 @@ a quick run prints its tables and writes neither. Each way runs in a process of 
 import argparse
 import json
 import sys
+from contextlib import suppress
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
+from typing import NoReturn
 
 from tqdm import tqdm
 
 from tests.bench.charts import draw
 from tests.bench.machine import machine, versions
-from tests.bench.measure import Result, Session
+from tests.bench.measure import OURS, Failed, Result, Session, Work
 from tests.bench.page import insert, markdown
 from tests.bench.parts import PARTS
 from tests.kafka.cluster import open_cluster
@@ -34,11 +37,11 @@ def main() -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found, indent=1) + "\n")
     results = [Result(**item) for item in found["results"]]
-    text = markdown(found["setting"], results)
-    print(text)
-    if options.page and not options.quick:
-        names = draw(results, options.page.parent / "images")
-        insert(options.page, markdown(found["setting"], results, names))
+    setting = {"measured": found["date"], **found["setting"]}
+    print(markdown(setting, results))
+    if not options.quick:
+        images = draw(results, options.page.parent / "images")
+        insert(options.page, markdown(setting, results, images))
     return int(any(result.failed for result in results))
 
 
@@ -47,14 +50,31 @@ def measure(options: argparse.Namespace, path: Path) -> dict:
     with open_cluster() as cluster:
         setting = {**machine(), **versions(cluster, options.peers)}
         session = Session(cluster, options.rounds, options.quick, options.peers, options.minutes)
-        works = [work for part in options.parts for work in PARTS[part](session)]
-        with tqdm(total=sum(session.rounds_of(work) * len(work.ways) for work in works), unit="run") as bar:
-            results = [asdict(session.compare(work, bar)) for work in works]
+        works = [work for part in options.parts for work in _planned(part, session)]
+        results, runs = [], sum(session.rounds_of(work) * len(work.ways) for work in works)
+        with tqdm(total=runs, unit="run") as bar, suppress(KeyboardInterrupt):  # what is there then is written
+            for work in works:
+                results.append(asdict(session.compare(work, bar)))
+        session.close()
     kept = json.loads(path.read_text()) if path.exists() else {"setting": None}
     if kept["setting"] == setting:
         results += [result for result in kept["results"] if result["part"] not in options.parts]
     order = list(PARTS)
-    return {"setting": setting, "results": sorted(results, key=lambda result: order.index(result["part"]))}
+    results.sort(key=lambda result: order.index(result["part"]))
+    return {"date": date.today().isoformat(), "setting": setting, "results": results}
+
+
+def _planned(part: str, session: Session) -> list[Work]:
+    """The works of a part; where it cannot even name them, one that says so."""
+    try:
+        return list(PARTS[part](session))
+    except Exception as exc:
+        reason = Failed(f"{type(exc).__name__}: {exc}")
+
+        def fail() -> NoReturn:
+            raise reason
+
+        return [Work(part, "all", {OURS: fail})]
 
 
 def _options() -> argparse.Namespace:

@@ -1,34 +1,34 @@
 """The figures as charts, PNG: rates, memory, growth, and where the time goes."""
 
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import NullLocator
 
+from tests.bench import page
 from tests.bench.measure import OURS, Result
-from tests.bench.page import ALLOWED_MB, ALLOWED_TIMES, memory_works, rate
 from tests.bench.parts import C_LOOP, HAND, LIMIT, TRICKS
 from tests.bench.profile import PLACES
 
-NAMES = {
-    OURS: "kafkapipes", HAND: "confluent-kafka loop", TRICKS: "the same, every trick", C_LOOP: "C loop on librdkafka",
-    LIMIT: "bare Fetch protocol", "kafka-python loop": "kafka-python loop", "ray": "ray.data.read_kafka",
-    "daft": "daft.read_kafka",
-}  # fmt: skip
-COLOURS = {OURS: "#0b6e99", TRICKS: "#d9822b", HAND: "#d9822b", C_LOOP: "#5f6b76", LIMIT: "#c3c9cf"}
-OTHER = "#b58db6"
-STAGES = ("#8fb8cc", "#4f93b3", "#e7b98a", "#d9822b", "#8a9a5b", "#5f6b76", "#b03a48")
+NAMES = {way: name.strip("`") for way, name in page.NAMES.items()}
+COLOURS = {OURS: "#0b6e99", TRICKS: "#d9822b", HAND: "#e7b98a", C_LOOP: "#5f6b76", LIMIT: "#a9b1b8"}
+OTHER_SYSTEM = "#a678a8"
+STAGES = ("#8fb8cc", "#4f93b3", "#e7b98a", "#d9822b", "#8a9a5b", "#b03a48", "#5f6b76")
 STYLE = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11,
     "axes.titlelocation": "left", "axes.titleweight": "bold", "axes.edgecolor": "#888888", "axes.labelcolor": "#333333",
     "xtick.color": "#555555", "ytick.color": "#333333", "figure.dpi": 150, "legend.frameon": False,
 }  # fmt: skip
+_GRID = {"color": "#eeeeee", "lw": 0.8, "zorder": 0}
 
 
 def draw(results: list[Result], folder: Path) -> list[str]:
@@ -46,98 +46,104 @@ def draw(results: list[Result], folder: Path) -> list[str]:
 
 
 def rates(results: list[Result]) -> Figure | None:
-    """Records a second of every way, fastest first."""
-    works = dict.fromkeys(result.name for result in results if result.part == "read" and result.runs.get(OURS))
+    """Records a second of every way, fastest first: the median, and a line from the slowest to the fastest round."""
+    works = list(dict.fromkeys(result.name for result in results if result.part == "read" and result.runs.get(OURS)))
     if not works:
         return None
-    figure, axes = plt.subplots(1, len(works), figsize=(5.6 * len(works), 3.4), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(1, len(works), figsize=(5 * len(works), 3.2), squeeze=False, layout="constrained")
     for axis, work in zip(axes[0], works, strict=True):
-        medians: dict[str, float] = {}
+        values: dict[str, list[float]] = {}
         for result in (result for result in results if result.part in ("read", "peers") and result.name == work):
-            for way, runs in result.runs.items():
-                if runs:
-                    medians.setdefault(way, result.median(way))
-        ways = sorted(medians, key=medians.__getitem__)
-        bars = axis.barh(
-            [NAMES[way] for way in ways], [medians[way] for way in ways],
-            color=[COLOURS.get(way, OTHER) for way in ways], height=0.72,
-        )  # fmt: skip
-        axis.bar_label(bars, [rate(medians[way]) for way in ways], padding=4, fontsize=9, color="#333333")
-        axis.set(xscale="log", title=f"{work} records", xlabel="records a second (logarithmic)")
-        axis.set_xlim(right=max(medians.values()) * 6)
+            for way in filter(result.runs.get, result.runs):
+                values.setdefault(way, result.values(way))
+        middles = {way: median(found) for way, found in values.items()}
+        for row, way in enumerate(sorted(middles, key=middles.__getitem__)):
+            colour = COLOURS.get(way, OTHER_SYSTEM)
+            axis.plot([min(values[way]), max(values[way])], [row, row], color=colour, lw=2, alpha=0.5)
+            axis.plot(middles[way], row, "o", color=colour, ms=9 if way == OURS else 7)
+            axis.annotate(page.rate(middles[way]), (max(values[way]), row), (9, 0), textcoords="offset points",
+                          va="center", fontsize=9, weight="bold" if way == OURS else "normal")  # fmt: skip
+        axis.set_yticks(range(len(middles)), [NAMES[way] for way in sorted(middles, key=middles.__getitem__)])
+        axis.set(xscale="log", title=f"{work} records", xlabel="records a second")
+        axis.set_xlim(min(map(min, values.values())) / 1.5, max(map(max, values.values())) * 5)
+        _tick(axis.xaxis, [10.0**power for power in range(3, 9)], axis.get_xlim())
         axis.tick_params(axis="y", length=0)
+        axis.grid(**_GRID)
     return figure
 
 
 def memory(results: list[Result]) -> Figure | None:
     """Peak over size of the data, and what is allowed."""
-    works = memory_works(results)
+    works = page.memory_works(results)
     if not works:
         return None
-    figure, axis = plt.subplots(figsize=(5.6, 3.4), layout="constrained")
-    data = [result.median(OURS, "data_mb") for result in works]
-    most = max(data) * 1.1
-    axis.plot([0, most], [ALLOWED_MB, ALLOWED_TIMES * most + ALLOWED_MB], "--", color="#888888", lw=1.2)
-    axis.plot([0, most], [0, most], color="#c3c9cf", lw=1.2)
-    axis.annotate("allowed: 1.15 × data + 200 MB", (most, ALLOWED_TIMES * most + ALLOWED_MB), (-6, 2),
-                  textcoords="offset points", ha="right", va="bottom", fontsize=9, color="#666666")  # fmt: skip
-    axis.annotate("the data alone", (most, most), (-6, -16), textcoords="offset points", ha="right", fontsize=9,
-                  color="#888888")  # fmt: skip
-    for way in (TRICKS, OURS):
-        points = [
-            (result.median(OURS, "data_mb"), max(result.values(way, "peak_mb")))
-            for result in works
-            if result.runs.get(way)
-        ]
-        axis.scatter(*zip(*points, strict=True), color=COLOURS[way], s=34, label=NAMES[way], zorder=3)
-    axis.set(
-        title="Peak of memory above the imports", xlabel="data, MB", ylabel="peak, MB", xlim=(0, most), ylim=(0, None)
-    )
+    figure, axis = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+    most = max(result.median(OURS, "data_mb") for result in works) * 1.1
+    for name, times, besides in (("allowed", page.ALLOWED_TIMES, page.ALLOWED_MB), ("the data", 1, 0)):
+        axis.plot([0, most], [besides, times * most + besides], "--" if besides else "-", color="#999999", lw=1.2)
+        axis.annotate(name, (most, times * most + besides), (5, 0), textcoords="offset points", va="center",
+                      fontsize=9, color="#666666", annotation_clip=False)  # fmt: skip
+    for way, marker in ((TRICKS, "D"), (OURS, "o")):
+        shown = [result for result in works if result.runs.get(way)]
+        data = [result.median(way, "data_mb") for result in shown]
+        peaks = [max(result.values(way, "peak_mb")) for result in shown]
+        axis.scatter(data, peaks, c=COLOURS[way], s=34, marker=marker, label=NAMES[way], zorder=3)
+    axis.set(title="Peak of memory above the imports", xlabel="data, MB", ylabel="peak, MB")
+    axis.set(xlim=(0, most), ylim=(0, None))
     axis.legend(loc="upper left")
     return figure
 
 
 def growth(results: list[Result]) -> Figure | None:
-    """Rates over size, number of records, partitions and readers."""
-    panels: list[tuple[str, str, str, Callable[[Result], float], str]] = [
-        ("sizes", "Size of a record", "size", lambda result: result.facts["size"], "bytes"),
-        ("records", "Records", "records", lambda result: result.facts["records"], "records of 100 B"),
-        ("partitions", "Partitions", "partitions", lambda result: result.facts["partitions"], "partitions, 100 B"),
-        ("readers", "Readers", "readers", lambda result: result.facts["readers"], "readers side by side"),
+    """How rates change with the size of a record, the number of records, of partitions and of readers."""
+    panels = [
+        ("sizes", "size", "Rate by size", "bytes of a record", "records a second"),
+        ("sizes", "size", "Data rate by size", "bytes of a record", "MB a second"),
+        ("records", "records", "By number of records", "records of 100 B", "records a second"),
+        ("partitions", "partitions", "By partitions", "partitions, 100 B", "records a second"),
+        ("readers", "readers", "By readers", "readers side by side", "records a second"),
     ]
-    panels = [panel for panel in panels if any(result.part == panel[0] and result.runs.get(OURS) for result in results)]
+    works = {
+        part: [result for result in results if result.part == part and result.runs.get(OURS)] for part, *_ in panels
+    }
+    panels = [panel for panel in panels if works[panel[0]]]
     if not panels:
         return None
-    count = len(panels) + (panels[0][0] == "sizes")
-    figure, axes = plt.subplots(1, count, figsize=(3.6 * count, 3.2), squeeze=False, layout="constrained")
-    places = iter(axes[0])
-    for part, title, _, at, label in panels:
-        works = [result for result in results if result.part == part and result.runs.get(OURS)]
-        _lines(next(places), works, at, "rate", f"{title}: records a second", label)
+    rows = -(-len(panels) // 3)
+    figure, axes = plt.subplots(rows, 3, figsize=(10.5, 3.1 * rows), squeeze=False, layout="constrained")
+    for axis in axes.flat[len(panels) :]:
+        axis.axis("off")
+    for axis, (part, fact, title, across, up) in zip(axes.flat, panels, strict=False):
+        factor = (lambda result: result.facts["size"] / 1e6) if up.startswith("MB") else (lambda _: 1.0)
+        _lines(axis, works[part], fact, factor)
+        axis.set(title=title, xlabel=across, ylabel=up)
         if part == "sizes":
-            _lines(next(places), works, at, "data rate", f"{title}: MB a second", label)
+            axis.set_yscale("log")
+            _tick(axis.yaxis, [step * 10.0**power for power in range(-1, 8) for step in (1, 3)], axis.get_ylim())
+        else:
+            axis.set_ylim(bottom=0)
+            axis.yaxis.set_major_formatter(lambda value, _: _short(value))
     axes[0][0].legend(loc="lower left", fontsize=9)
     return figure
 
 
-def _lines(axis: Axes, works: list[Result], at: Callable[[Result], float], figure: str, title: str, label: str) -> None:
-    for way in dict.fromkeys(way for result in works for way in result.runs):
-        lines: dict[str, list[tuple[float, float]]] = {}
-        for result in works:
-            if result.runs.get(way):
-                value = result.median(way) * (result.facts["size"] / 1e6 if figure == "data rate" else 1)
-                lines.setdefault(result.name.split(",")[0] if "readers" in result.facts else "", []).append(
-                    (at(result), value)
-                )
-        for points in lines.values():
-            axis.plot(*zip(*points, strict=True), "o-", color=COLOURS[way], ms=4, lw=2 if way == OURS else 1.5,
-                      label=NAMES[way], zorder=3 if way == OURS else 2)  # fmt: skip
-    axis.set(xscale="log", yscale="log", title=title, xlabel=label)
-    axis.xaxis.set_major_formatter(FuncFormatter(_short))
-    axis.yaxis.set_major_formatter(FuncFormatter(_short))
-    axis.yaxis.set_minor_formatter(FuncFormatter(_short))
-    axis.tick_params(which="both", labelsize=8)
-    axis.grid(axis="y", color="#eeeeee", lw=0.8)
+def _lines(axis: Axes, works: list[Result], fact: str, factor: Callable[[Result], float]) -> None:
+    """A line a way, or a line a topic where only ours is measured."""
+    lines: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for result in works:
+        topic = result.facts.get("topic", "")
+        for way in filter(result.runs.get, result.runs):
+            lines[way, topic].append((result.facts[fact], result.median(way) * factor(result)))
+    for (way, topic), points in lines.items():
+        across, up = zip(*points, strict=True)
+        width, layer = (2.2, 3) if way == OURS else (1.5, 2)
+        axis.plot(across, up, "o-", color=COLOURS[way], ms=4, lw=width, label=NAMES[way], zorder=layer)
+        end = across[-1], up[-1]
+        axis.annotate(topic, end, (-5, 5), textcoords="offset points", ha="right", fontsize=8, color="#555555")
+    axis.set_xscale("log")
+    _tick(axis.xaxis, sorted({result.facts[fact] for result in works}))
+    axis.tick_params(labelsize=8.5)
+    axis.grid(axis="y", **_GRID)
 
 
 def profile(results: list[Result]) -> Figure | None:
@@ -148,11 +154,11 @@ def profile(results: list[Result]) -> Figure | None:
     ][::-1]  # fmt: skip
     if not bars:
         return None
-    figure, axis = plt.subplots(figsize=(9.6, 0.5 * len(bars) + 1.4), layout="constrained")
+    figure, axis = plt.subplots(figsize=(10.5, 0.42 * len(bars) + 1.3), layout="constrained")
     left = [0.0] * len(bars)
     for name, colour in zip(PLACES, STAGES, strict=True):
         widths = [found.get(name, 0.0) for _, found in bars]
-        axis.barh([label for label, _ in bars], widths, left=left, color=colour, label=name, height=0.7)
+        axis.barh([label for label, _ in bars], widths, left=left, color=colour, label=name, height=0.72)
         left = [start + width for start, width in zip(left, widths, strict=True)]
     axis.set(title="Processor time a record", xlabel="nanoseconds")
     axis.tick_params(axis="y", length=0)
@@ -160,10 +166,15 @@ def profile(results: list[Result]) -> Figure | None:
     return figure
 
 
-def _short(value: float, _: object) -> str:
-    """A tick: 1k, 20M; nothing for what would crowd a logarithmic axis."""
-    for unit, size in (("M", 1e6), ("k", 1e3), ("", 1)):
+def _tick(axis: Axis, places: list[float], within: tuple[float, float] = (0, float("inf"))) -> None:
+    shown = [place for place in places if within[0] <= place <= within[1]]
+    axis.set_ticks(shown, [_short(place) for place in shown])
+    axis.set_minor_locator(NullLocator())
+
+
+def _short(value: float) -> str:
+    """A tick: 1k, 20M."""
+    for unit, size in (("M", 1e6), ("k", 1e3)):
         if value >= size:
-            number = value / size
-            return f"{number:g}{unit}" if f"{number:g}"[0] in "125" and number == round(number) else ""
-    return f"{value:g}"
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"

@@ -135,6 +135,12 @@ class Session:
             raise Failed((done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1][:200])
         return json.loads(done.stdout.splitlines()[-1])
 
+    def close(self) -> None:
+        """Delete the topics."""
+        names = [topic.name for topic in self._topics.values()]
+        for deletion in self._cluster.admin.delete_topics(names).values() if names else ():
+            deletion.result(30)
+
     def compare(self, work: Work, bar: tqdm) -> Result:
         """Run the ways in turn, back and forth, while there is time; a way that fails is left out from then on."""
         result = Result(work.part, work.name, dict(work.wanted), dict(work.facts), {way: [] for way in work.ways}, {})

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import median
 
 from tests.bench.measure import OURS, Result
 from tests.bench.parts import C_LOOP, HAND, LIMIT, TRICKS
@@ -10,7 +11,7 @@ from tests.bench.profile import PLACES
 BEGIN, END = "<!-- measurements: begin -->", "<!-- measurements: end -->"
 ALLOWED_TIMES, ALLOWED_MB = 1.15, 200.0  # of memory: times the data, and megabytes besides
 NAMES = {
-    HAND: "confluent-kafka loop", TRICKS: "the same, every trick", C_LOOP: "C loop", LIMIT: "bare Fetch protocol",
+    OURS: "kafkapipes", HAND: "by hand", TRICKS: "by hand, every trick", C_LOOP: "C loop", LIMIT: "bare Fetch protocol",
     "kafka-python loop": "kafka-python loop", "ray": "`ray.data.read_kafka`", "daft": "`daft.read_kafka`",
 }  # fmt: skip
 Rows = Iterable[Sequence[str]]
@@ -25,14 +26,20 @@ def insert(page: Path, text: str) -> None:
 def markdown(setting: dict[str, str], results: list[Result], images: Iterable[str] = ()) -> str:
     """All tables that there are figures for, each below its chart."""
     shown = {Path(image).stem.removeprefix("performance-"): image for image in images}
+    rounds: dict[int, list[str]] = {}
+    for part in dict.fromkeys(result.part for result in results):
+        most = max(len(runs) for result in results if result.part == part for runs in result.runs.values())
+        rounds.setdefault(most, []).append(part)
+    told = "; ".join(f"{count}: {', '.join(parts)}" for count, parts in rounds.items())
     sections = [
-        ("Setting", "", table(("", ""), setting.items())),
+        ("Setting", "", table(("", ""), [*setting.items(), ("rounds", told)])),
         ("Against others", "rates", compared(results)),
         ("The limit", "", limits(results)),
         ("Memory", "memory", memory(results)),
         ("How the cost grows", "growth", growth(results)),
         ("What the options change", "", tuned(results)),
         ("Where the time goes", "profile", profiled(results)),
+        ("Not measured", "", failures(results)),
     ]
     lines = []
     for heading, image, text in sections:
@@ -66,16 +73,14 @@ def compared(results: list[Result]) -> str:
 def _compared(result: Result, opponent: str) -> tuple[str, ...]:
     wanted, name = result.wanted[opponent], NAMES.get(opponent, opponent)
     for way in (OURS, opponent):
-        if reason := result.failed.get(way):
-            return result.name, name, *[""] * 5, f"{wanted:g}", f"failed: {reason.replace('|', '/')}"
-    ratios, best = sorted(result.ratios(opponent)), result.best_ratio(opponent)
-    median = (ratios[len(ratios) // 2] + ratios[(len(ratios) - 1) // 2]) / 2
-    met = {2: "yes", 1: "by the best" if best >= wanted else "by the median", 0: "no"}[
-        (median >= wanted) + (best >= wanted)
-    ]
+        if way in result.failed:
+            return result.name, name, *[""] * 5, f"{wanted:g}", "failed"
+    ratios, best = result.ratios(opponent), result.best_ratio(opponent)
+    met = {(True, True): "yes", (True, False): "by the median", (False, True): "by the best"}
     return (
-        result.name, name, rate(result.median(OURS)), rate(result.median(opponent)), f"{median:.2f}",
-        f"{ratios[0]:.2f} … {ratios[-1]:.2f}", f"{best:.2f}", f"{wanted:g}", met,
+        result.name, name, rate(result.median(OURS)), rate(result.median(opponent)), f"{median(ratios):.2f}",
+        f"{min(ratios):.2f} … {max(ratios):.2f}", f"{best:.2f}", f"{wanted:g}",
+        met.get((median(ratios) >= wanted, best >= wanted), "no"),
     )  # fmt: skip
 
 
@@ -86,13 +91,13 @@ def limits(results: list[Result]) -> str:
         if result.runs.get(LIMIT):
             most, *others = (max(result.values(way), default=0) for way in (LIMIT, *ways))
             rows.append((result.name, rate(most), *(f"{rate(best)}, {best / most:.0%}" for best in others)))
-    names = (NAMES.get(way, way) for way in (LIMIT, *ways))
+    names = (NAMES[way] for way in (LIMIT, *ways))
     return table(("best rates, and their share of the limit", *names), rows) if rows else ""
 
 
 def memory(results: list[Result]) -> str:
     """The most memory in use above that of the imports, in megabytes, where there are many of them."""
-    head = ("work", "data", "peak", "allowed", "met", "by hand")
+    head = ("work", "data", "peak", "allowed", "met", NAMES[TRICKS])
     rows = []
     for result in memory_works(results):
         data, peak = result.median(OURS, "data_mb"), max(result.values(OURS, "peak_mb"))
@@ -152,7 +157,7 @@ def tuned(results: list[Result]) -> str:
 def profiled(results: list[Result]) -> str:
     """Nanoseconds of processor time a record."""
     columns = [
-        (f"{'kafkapipes' if way == OURS else NAMES[way]}, {result.name}", runs[0]["nanoseconds"])
+        (f"{NAMES[way]}, {result.name}", runs[0]["nanoseconds"])
         for result in results if result.part == "profile" for way, runs in result.runs.items() if runs
     ]  # fmt: skip
     if not columns:
@@ -160,6 +165,12 @@ def profiled(results: list[Result]) -> str:
     rows = [(name, *(f"{found.get(name, 0):,.0f}" for _, found in columns)) for name in PLACES]
     rows.append(("together", *(f"{sum(found.values()):,.0f}" for _, found in columns)))
     return table(("nanoseconds a record", *(name for name, _ in columns)), rows)
+
+
+def failures(results: list[Result]) -> str:
+    """Every way that failed, and why."""
+    failed = [(result, way, reason) for result in results for way, reason in result.failed.items()]
+    return "\n".join(f"- {result.part}, {result.name}, {way}: {reason}" for result, way, reason in failed)
 
 
 def rate(records: float) -> str:

@@ -7,6 +7,7 @@ rows in the page's first table.
 
 import inspect
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -85,7 +86,8 @@ def readers(session: Session) -> Iterator[Work]:
     for topic in (Topic(960_000, 100, 4), mains(session)[1]):
         for count in (1, 2) if session.quick else (1, 2, 4):
             run = {OURS: session.read(OURS, topic, **{READERS_OPTION: count})}
-            yield Work("readers", f"{words(topic)}, {count} reader(s)", run, {}, {**_facts(topic), "readers": count}, 3)
+            facts = {**_facts(topic), "topic": words(topic), "readers": count}
+            yield Work("readers", f"{words(topic)}, {count} reader(s)", run, {}, facts, rounds=3)
 
 
 def tuning(session: Session) -> Iterator[Work]:
@@ -110,12 +112,17 @@ def profile(session: Session) -> Iterator[Work]:
         yield Work("profile", words(topic), profiles(session, topic, (OURS, TRICKS, C_LOOP)), {}, _facts(topic), 1)
 
 
+def plugged(name: str, session: Session) -> Iterator[Work]:
+    """A part that lives in a file of its own."""
+    yield from import_module(f"tests.bench.{name}").works(session)
+
+
 READERS_OPTION = "readers"  # the argument of TrainingKafkaDataset
 PLUGGED = ("loader", "streaming")
 PARTS: dict[str, Callable[[Session], Iterator[Work]]] = {
     item.__name__: item for item in (read, peers, shapes, sizes, records, partitions, readers, tuning, profile)
 }
-PARTS |= {name: import_module(f"tests.bench.{name}").works for name in PLUGGED if find_spec(f"tests.bench.{name}")}
+PARTS |= {name: partial(plugged, name) for name in PLUGGED if find_spec(f"tests.bench.{name}")}
 
 
 def words(topic: Topic) -> str:

@@ -27,7 +27,7 @@ from tests.bench.topics import Topic, count_wrong
 Way = Callable[..., Iterator[Any]]
 PERF_VARIABLE = "KAFKAPIPES_BENCH_PERF"  # two pipes of `perf record --control`, which then records the reading only
 _BUILD = Path(__file__).parents[2] / "build" / "bench"
-_LARGE_BYTES = 4096  # from here on, copying a record by itself is cheaper than joining it to others
+_LARGE_BYTES = 10_000  # from here on, copying a record by itself is cheaper than joining it to others
 _TUNED = {
     "group.id": "bench", "enable.auto.commit": "false", "enable.auto.offset.store": "false",
     "auto.offset.reset": "error", "check.crcs": "true", "fetch.max.bytes": "16777216",

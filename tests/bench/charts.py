@@ -22,7 +22,7 @@ from tests.bench.profile import PLACES
 NAMES = {way: name.strip("`") for way, name in page.NAMES.items()}
 COLOURS = {OURS: "#0b6e99", TRICKS: "#d9822b", HAND: "#e7b98a", C_LOOP: "#5f6b76", LIMIT: "#a9b1b8"}
 OTHER_SYSTEM = "#a678a8"
-STAGES = ("#8fb8cc", "#4f93b3", "#e7b98a", "#d9822b", "#8a9a5b", "#b03a48", "#5f6b76")
+STAGES = ("#8fb8cc", "#4f93b3", "#e7b98a", "#d9822b", "#b7c08f", "#8a9a5b", "#5f6b76", "#b03a48")
 STYLE = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11,
     "axes.titlelocation": "left", "axes.titleweight": "bold", "axes.edgecolor": "#888888", "axes.labelcolor": "#333333",

@@ -19,9 +19,9 @@ from tests.bench.topics import Topic
 SAMPLES_A_SECOND = 4999
 RECEIVE, PARSE = "client's threads: receive (kernel)", "client's threads: parse, checksum, unpack"
 KERNEL, COPY = "reading thread: kernel, mostly page faults", "reading thread: copy bytes"
-TAKE, PYTHON = "reading thread: take from the client", "reading thread: Python"
-EXTENSION = "reading thread: C code (extension, C loop)"
-PLACES = (RECEIVE, PARSE, KERNEL, COPY, TAKE, EXTENSION, PYTHON)
+TAKE, LIBC = "reading thread: take from the client", "reading thread: memory and locks (libc)"
+EXTENSION, PYTHON = "reading thread: C code (extension, C loop)", "reading thread: Python"
+PLACES = (RECEIVE, PARSE, KERNEL, COPY, TAKE, LIBC, EXTENSION, PYTHON)
 
 
 def profiles(session: Session, topic: Topic, ways: Iterable[str]) -> dict[str, Run]:
@@ -40,6 +40,8 @@ def place(thread: str, library: str, symbol: str) -> str:
         return COPY
     if "rdkafka" in library:
         return TAKE
+    if "libc.so" in library or "libc-" in library:
+        return LIBC
     return EXTENSION if "kafkapipes" in library or "loop.so" in library else PYTHON
 
 
@@ -50,7 +52,7 @@ def _profile(session: Session, way: str, topic: Topic) -> dict[str, Any]:
             os.mkfifo(pipe)
         samples = Path(folder) / "samples"
         prefix = [
-            "perf", "record", "-q", "-e", "cpu-clock", "-F", str(SAMPLES_A_SECOND), "-o", str(samples),
+            "perf", "record", "-q", "-N", "-B", "-e", "cpu-clock", "-F", str(SAMPLES_A_SECOND), "-o", str(samples),
             "--delay=-1", f"--control=fifo:{','.join(pipes)}", "--",
         ]  # fmt: skip
         arguments = ["tests.bench.read", *session.arguments(way, topic, 0, {})]

@@ -14,6 +14,7 @@ NAMES = {
     OURS: "kafkapipes", HAND: "by hand", TRICKS: "by hand, every trick", C_LOOP: "C loop", LIMIT: "bare Fetch protocol",
     "kafka-python loop": "kafka-python loop", "ray": "`ray.data.read_kafka`", "daft": "`daft.read_kafka`",
 }  # fmt: skip
+FAILED = "failed"
 Rows = Iterable[Sequence[str]]
 
 
@@ -60,13 +61,13 @@ def compared(results: list[Result]) -> str:
     if not rows:
         return ""
     head = ("work", "opponent", "ours", "theirs", "median ratio", "from … to", "best to best", "wanted", "met")
-    short = [f"{row[0]} against {row[1]}" for row in rows if row[-1] != "yes"]
-    words = f"Not met: {'; '.join(short)}." if short else "Every figure wanted is met, by the median and by the best."
+    short = [f"{row[0]} against {row[1]}" for row in rows if row[-1] not in ("yes", FAILED)]
+    words = f"Not met: {'; '.join(short)}." if short else "What was measured is met, by the median and by the best."
     loops = [
-        f"{result.median(C_LOOP) / max(result.median(way) for way in (HAND, TRICKS)):.2f} times ({result.name})"
+        f"{result.median(C_LOOP) / max(result.median(way) for way in (HAND, TRICKS)):.2f} times on {result.name}"
         for result in results if all(result.runs.get(way) for way in (C_LOOP, HAND, TRICKS))
     ]  # fmt: skip
-    words += f" The C loop itself is faster than the better loop in Python {', '.join(loops)}." if loops else ""
+    words += f" The C loop itself is as fast as the better loop by hand {', '.join(loops)}." if loops else ""
     return f"{table(head, rows)}\n\n{words}"
 
 
@@ -74,7 +75,7 @@ def _compared(result: Result, opponent: str) -> tuple[str, ...]:
     wanted, name = result.wanted[opponent], NAMES.get(opponent, opponent)
     for way in (OURS, opponent):
         if way in result.failed:
-            return result.name, name, *[""] * 5, f"{wanted:g}", "failed"
+            return result.name, name, *[""] * 5, f"{wanted:g}", FAILED
     ratios, best = result.ratios(opponent), result.best_ratio(opponent)
     met = {(True, True): "yes", (True, False): "by the median", (False, True): "by the best"}
     return (

@@ -118,11 +118,11 @@ def plugged(name: str, session: Session) -> Iterator[Work]:
 
 
 READERS_OPTION = "readers"  # the argument of TrainingKafkaDataset
-PLUGGED = ("loader", "streaming")
+PLUGGED = {name: partial(plugged, name) for name in ("loader", "streaming") if find_spec(f"tests.bench.{name}")}
 PARTS: dict[str, Callable[[Session], Iterator[Work]]] = {
-    item.__name__: item for item in (read, peers, shapes, sizes, records, partitions, readers, tuning, profile)
-}
-PARTS |= {name: partial(plugged, name) for name in PLUGGED if find_spec(f"tests.bench.{name}")}
+    "read": read, "peers": peers, "shapes": shapes, **PLUGGED, "sizes": sizes, "records": records,
+    "partitions": partitions, "readers": readers, "tuning": tuning, "profile": profile,
+}  # fmt: skip
 
 
 def words(topic: Topic) -> str:

@@ -31,9 +31,11 @@ def markdown(setting: dict[str, str], results: list[Result], images: Iterable[st
     for part in dict.fromkeys(result.part for result in results):
         most = max(len(runs) for result in results if result.part == part for runs in result.runs.values())
         rounds.setdefault(most, []).append(part)
-    told = "; ".join(f"{count}: {', '.join(parts)}" for count, parts in rounds.items())
+    told = "; ".join(f"{count} ({', '.join(parts)})" for count, parts in rounds.items())
+    clients = sorted({run.get("client", "") for result in results for run in result.runs.get(OURS, [])} - {""})
+    setting = {**setting, "client of kafkapipes": ", ".join(clients), "rounds": told}
     sections = [
-        ("Setting", "", table(("", ""), [*setting.items(), ("rounds", told)])),
+        ("Setting", "", table(("", ""), setting.items())),
         ("Against others", "rates", compared(results)),
         ("The limit", "", limits(results)),
         ("Memory", "memory", memory(results)),

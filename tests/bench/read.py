@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import numpy as np
 from tests.bench.fetch import read_bare
 from tests.bench.topics import Topic, count_wrong
 
-Way = Callable[..., Iterator[Any]]
+Way = Callable[..., Generator[Any, None, Any]]
 PERF_VARIABLE = "KAFKAPIPES_BENCH_PERF"  # two pipes of `perf record --control`, which then records the reading only
 _BUILD = Path(__file__).parents[2] / "build" / "bench"
 _LARGE_BYTES = 10_000  # from here on, copying a record by itself is cheaper than joining it to others
@@ -35,7 +35,7 @@ _TUNED = {
 }  # fmt: skip
 
 
-def kafkapipes(servers: str, topic: Topic, **options: Any) -> Iterator[Any]:
+def kafkapipes(servers: str, topic: Topic, **options: Any) -> Generator[Any, None, Any]:
     """The constructor, with its plan, its checks and its report."""
     from kafkapipes import TrainingKafkaDataset
 
@@ -43,9 +43,10 @@ def kafkapipes(servers: str, topic: Topic, **options: Any) -> Iterator[Any]:
     yield
     dataset = TrainingKafkaDataset({"topic": topic.ranges, "input_config": config}, servers, "bench", **options)
     yield dataset.values.numpy(), dataset.labels.numpy()
+    return {"client": getattr(dataset.report[0], "client", "python")}
 
 
-def by_hand(servers: str, topic: Topic, place: Callable[..., int] | None = None) -> Iterator[Any]:
+def by_hand(servers: str, topic: Topic, place: Callable[..., int] | None = None) -> Generator[Any, None, Any]:
     """A tuned consumer, batches by consume(), one array allocated ahead."""
     import torch
     from confluent_kafka import Consumer, TopicPartition
@@ -66,7 +67,7 @@ def by_hand(servers: str, topic: Topic, place: Callable[..., int] | None = None)
     consumer.close()
 
 
-def by_hand_every_trick(servers: str, topic: Topic) -> Iterator[Any]:
+def by_hand_every_trick(servers: str, topic: Topic) -> Generator[Any, None, Any]:
     """The same by someone who knows the interpreter: no garbage collector, no loop where map() does."""
     reading = by_hand(servers, topic, _place_large if topic.size >= _LARGE_BYTES else _place_mapped)
     yield next(reading)
@@ -74,7 +75,7 @@ def by_hand_every_trick(servers: str, topic: Topic) -> Iterator[Any]:
     yield from reading
 
 
-def c_loop(servers: str, topic: Topic) -> Iterator[Any]:
+def c_loop(servers: str, topic: Topic) -> Generator[Any, None, Any]:
     """loop.c, called with the interpreter's lock released."""
     library = _compiled_loop()
     properties = [text.encode() for item in {"bootstrap.servers": servers, **_TUNED}.items() for text in item]
@@ -95,7 +96,7 @@ def c_loop(servers: str, topic: Topic) -> Iterator[Any]:
     library.loop_close(client)
 
 
-def bare_fetch(servers: str, topic: Topic) -> Iterator[Any]:
+def bare_fetch(servers: str, topic: Topic) -> Generator[Any, None, Any]:
     """The limit, for orientation: fetch.py, which keeps nothing and counts offsets."""
     yield
     for partition in range(topic.partitions):
@@ -103,7 +104,7 @@ def bare_fetch(servers: str, topic: Topic) -> Iterator[Any]:
     yield None
 
 
-def kafka_python(servers: str, topic: Topic) -> Iterator[Any]:
+def kafka_python(servers: str, topic: Topic) -> Generator[Any, None, Any]:
     """As PyTorchKafkaDataset reads: subscribe, poll, seek, then an array and a tuple for each record, until end - 1."""
     from kafka import KafkaConsumer, TopicPartition
 
@@ -124,7 +125,7 @@ def kafka_python(servers: str, topic: Topic) -> Iterator[Any]:
     consumer.close()
 
 
-def ray(servers: str, topic: Topic) -> Iterator[Any]:
+def ray(servers: str, topic: Topic) -> Generator[Any, None, Any]:
     """ray.data.read_kafka on a running and warm Ray, its Arrow blocks copied into two arrays."""
     import logging
 
@@ -145,7 +146,7 @@ def ray(servers: str, topic: Topic) -> Iterator[Any]:
     ray.shutdown()
 
 
-def daft(servers: str, topic: Topic) -> Iterator[Any]:
+def daft(servers: str, topic: Topic) -> Generator[Any, None, Any]:
     """daft.read_kafka with batches as large as ours, its Arrow columns copied into two arrays."""
     import daft
 
@@ -178,7 +179,7 @@ WAYS: dict[str, Way] = {
 }
 
 
-def run(way: str, servers: str, topic: Topic, options: dict[str, Any]) -> dict[str, float]:
+def run(way: str, servers: str, topic: Topic, options: dict[str, Any]) -> dict[str, Any]:
     """Read in this process: seconds, processor seconds, records a second, and the peak of memory above the set-up's."""
     reading = WAYS[way](servers, topic, **options)
     next(reading)
@@ -194,9 +195,12 @@ def run(way: str, servers: str, topic: Topic, options: dict[str, Any]) -> dict[s
         wrong = count_wrong(topic, *(arrays.stack() if isinstance(arrays, Unstacked) else arrays))
         if wrong:
             raise RuntimeError(f"{wrong} of {topic.records} records are wrong")
-    next(reading, None)
+    try:
+        next(reading)
+    except StopIteration as end:
+        told = end.value or {}
     rate = topic.records / seconds
-    return {"seconds": seconds, "rate": rate, "cpu_s": processor, "peak_mb": peak, "data_mb": topic.megabytes}
+    return {"seconds": seconds, "rate": rate, "cpu_s": processor, "peak_mb": peak, "data_mb": topic.megabytes, **told}
 
 
 def _place(messages: list, values: np.ndarray, labels: np.ndarray, row: int) -> int:

@@ -1,5 +1,6 @@
 """The figures as Markdown, and their place between the markers of a page."""
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
@@ -141,7 +142,7 @@ def _growth_head(results: list[Result]) -> tuple[str, ...]:
 
 def _growth_row(result: Result) -> tuple[str, ...]:
     seconds, data = result.median(OURS, "seconds"), result.median(OURS, "data_mb")
-    ratios = [f"{result.median(OURS) / result.median(way):.2f}" for way in result.runs if way != OURS]
+    ratios = [_quotient(result.median(OURS), result.median(way)) for way in result.runs if way != OURS]
     return result.name, f"{seconds:.2f}", rate(result.median(OURS)), f"{data / seconds:,.0f} MB/s", *ratios
 
 
@@ -151,7 +152,7 @@ def tuned(results: list[Result]) -> str:
     if not works:
         return ""
     rows = [
-        (way, *(f"{result.median(way) / result.median(OURS):.2f}" for result in works))
+        (way, *(_quotient(result.median(way), result.median(OURS)) for result in works))
         for way in works[0].runs if way != OURS
     ]  # fmt: skip
     return table(("option", *(f"{result.name}: rate over the default's" for result in works)), rows)
@@ -172,8 +173,20 @@ def profiled(results: list[Result]) -> str:
 
 def failures(results: list[Result]) -> str:
     """Every way that failed, and why."""
-    failed = [(result, way, reason) for result in results for way, reason in result.failed.items()]
-    return "\n".join(f"- {result.part}, {result.name}, {way}: {reason}" for result, way, reason in failed)
+    lines = []
+    for result in results:
+        reasons: dict[str, list[str]] = {}
+        for way, reason in result.failed.items():
+            reasons.setdefault(reason, []).append(way)
+        for reason, ways in reasons.items():
+            who = "all ways" if len(ways) == len(result.runs) else " and ".join(ways)
+            lines.append(f"- {result.part}, {result.name}, {who}: {reason}")
+    return "\n".join(lines)
+
+
+def _quotient(above: float, below: float) -> str:
+    """A ratio, or nothing where one of the two was not measured."""
+    return "" if math.isnan(above / below) else f"{above / below:.2f}"
 
 
 def rate(records: float) -> str:

@@ -120,8 +120,8 @@ def plugged(name: str, session: Session) -> Iterator[Work]:
 READERS_OPTION = "readers"  # the argument of TrainingKafkaDataset
 PLUGGED = {name: partial(plugged, name) for name in ("loader", "streaming") if find_spec(f"tests.bench.{name}")}
 PARTS: dict[str, Callable[[Session], Iterator[Work]]] = {
-    "read": read, "peers": peers, "shapes": shapes, **PLUGGED, "sizes": sizes, "records": records,
-    "partitions": partitions, "readers": readers, "tuning": tuning, "profile": profile,
+    "read": read, "peers": peers, "shapes": shapes, **PLUGGED, "profile": profile, "sizes": sizes,
+    "records": records, "partitions": partitions, "readers": readers, "tuning": tuning,
 }  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -230,21 +229,21 @@ class TrainingKafkaDataset(Dataset[Sample]):
 
     def __getitem__(self, index: Any) -> Any:
         """The sample at an index; the list of samples for a slice, a list, or a 1-d array or tensor of indices."""
-        if type(index) is int:  # by far the most frequent, and the checks below cost more than the sample
+        if type(index) is int and -self._length <= index < self._length:  # by far the most frequent
             return self._sample(index)
         if isinstance(index, slice):
             return self.__getitems__(range(*index.indices(len(self))))
         if isinstance(index, Sequence) or getattr(index, "ndim", 0) == 1:
             return self.__getitems__(index if isinstance(index, Sequence) else index.tolist())
-        return self._sample(index)
+        return self._sample(_row(index, len(self)))
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """The samples at several indices; DataLoader fetches its batches by this."""
         rows = _rows(indices, len(self))
-        values = take(self.values, rows)
-        labels = repeat(None, len(rows)) if self.labels is None else take(self.labels, rows)
-        on_value, on_label = self.transform, self.label_transform
-        return [make_sample(*pair, on_value, on_label) for pair in zip(values, labels, strict=True)]
+        values = _mapped(self.transform, take(self.values, rows))
+        if self.labels is None:
+            return list(values)
+        return list(zip(values, _mapped(self.label_transform, take(self.labels, rows)), strict=True))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_views": {}}  # they would be pickled by value, beside their tensors
@@ -253,8 +252,7 @@ class TrainingKafkaDataset(Dataset[Sample]):
         shape = tuple(getattr(self.values, "shape", (len(self),)))
         return f"TrainingKafkaDataset({len(self)} samples, values {list(shape)} from {len(self.report)} range(s))"
 
-    def _sample(self, index: Any) -> Sample:
-        row = _row(index, len(self))
+    def _sample(self, row: int) -> Sample:
         value = self._view("values")[row]
         label = None if self.labels is None else self._view("labels")[row]
         return make_sample(_fresh(value), _fresh(label), self.transform, self.label_transform)
@@ -356,6 +354,10 @@ def _check_fits_torch(type_name: str | None) -> None:
 def _fresh(item: Any) -> Any:
     """An array of its own, so that a transform may change it in place; other items are their own already."""
     return item.copy() if isinstance(item, np.ndarray) else item
+
+
+def _mapped(transform: Transform | None, items: Iterable[Any]) -> Iterable[Any]:
+    return items if transform is None else map(transform, items)
 
 
 def _row(index: Any, length: int) -> int:

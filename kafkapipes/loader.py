@@ -109,8 +109,8 @@ class TensorLoader:
         check_count("rank", rank, world_size - 1, least=0)
         if sampler is not None:
             check_sampler(sampler)
-            if shuffle or world_size > 1:
-                raise ConfigError("a sampler decides order and share itself: leave out shuffle, rank and world_size")
+            if shuffle or seed or world_size > 1:
+                raise ConfigError("a sampler decides order and share itself: leave out shuffle, seed, rank, world_size")
         self.dataset = dataset
         self.batch_size = batch_size
         self.sampler: Iterable[int] = EpochSampler(len(dataset), shuffle, seed) if sampler is None else sampler

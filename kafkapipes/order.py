@@ -102,8 +102,9 @@ def read_indices(sampler: Iterable[int], start: Position, step: int, length: int
     source = map(operator.index, sampler)
     _check_repeats(sampler, np.fromiter(islice(source, start.delivered), np.int64), start)
     while len(indices := np.fromiter(islice(source, step), np.int64)):
-        if indices.min() < -length or indices.max() >= length:
-            raise IndexError(f"{named(sampler)}: wanted indices from {-length} to {length - 1}, found {shown(indices)}")
+        outside = indices[(indices < -length) | (indices >= length)]
+        if len(outside):
+            raise IndexError(f"{named(sampler)}: wanted indices from {-length} to {length - 1}, found {outside[0]}")
         yield indices % length
 
 

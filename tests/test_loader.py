@@ -442,6 +442,26 @@ def test_a_loader_resumes_twice():
     assert got + rest(loader) == expected
 
 
+def test_a_loaded_state_holds_for_one_iteration():
+    loader = TensorLoader(numbers(4), batch_size=2, sampler=[3, 2, 1, 0])
+    next(iter(loader))
+    loader.load_state_dict(loader.state_dict())
+
+    assert [rest(loader), rest(loader)] == [[[1, 0]], [[3, 2], [1, 0]]]
+
+
+def test_a_loader_that_is_in_use_goes_to_the_state_too():
+    loader = TensorLoader(numbers(4), batch_size=2)
+    next(iter(loader))
+    state = loader.state_dict()
+    list(loader)
+    next(iter(loader))
+    loader.load_state_dict(state)
+
+    assert loader.state_dict() == state
+    assert rest(loader) == [[2, 3]]
+
+
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_the_batch_size_may_change_at_a_state(batch_size):
     loader = TensorLoader(numbers(23), batch_size=5, shuffle=True)

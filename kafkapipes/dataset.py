@@ -238,7 +238,7 @@ class TrainingKafkaDataset(Dataset[Sample]):
         return self._sample(_row(index, len(self)))
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
-        """The samples at several indices; DataLoader fetches its batches by this."""
+        """The samples at several indices, rows of one copy; DataLoader fetches its batches by this."""
         rows = _rows(indices, len(self))
         values = _mapped(self.transform, take(self.values, rows))
         if self.labels is None:

@@ -125,6 +125,7 @@ class TensorLoader:
         if self.device.type != "cpu":
             _check_fits_device(dataset, self.device, pin_memory)
             self._moved = [column.to(self.device) for column in _columns(dataset)]
+            self.device = self._moved[0].device  # "cuda" is another one once the current device has changed
         if pin_memory and not _can_pin():
             warnings.warn("pin_memory is True, but there is no accelerator that needs it", stacklevel=2)
 
@@ -221,8 +222,8 @@ class TensorLoader:
 def take(column: Any, rows: np.ndarray) -> Any:
     """Some rows (int64 [B], from 0) of a column, copied: an array [B, ...] of a tensor, otherwise a list.
 
-    NumPy's take was no slower than torch's index_select at any size measured, several times as fast on megabytes, and
-    has no threads that wait for each other on busy cores.
+    By NumPy's take, which beats torch's index_select on samples, several times on megabytes, and has no threads that
+    wait for each other where cores are busy. On labels it takes a microsecond a batch longer.
     """
     return column.numpy().take(rows, axis=0) if isinstance(column, torch.Tensor) else column.__getitems__(rows.tolist())
 

@@ -186,6 +186,8 @@ def test_without_a_label_type_a_sample_is_the_value_alone(embedded):
     dataset = make(embedded, "clicks:0:0:1", {"data_type": "uint8"})
 
     assert dataset[0].tolist() == [97, 98]
+    assert [value.tolist() for value in dataset[:]] == [[97, 98]]
+    assert [values.tolist() for values in dataset.loader()] == [[[97, 98]]]
     assert dataset.labels is None
 
 

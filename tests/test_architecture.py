@@ -12,11 +12,12 @@ LADDER = [
     "errors", "options", "memory", "ranges", "report", "progress", "records", "dead_letters", "arrays", "formats.raw",
     "formats", "control", "kafka.addresses", "kafka.secrets", "kafka.config", "kafka.failures", "kafka.release",
     "kafka.offsets", "kafka.watch", "kafka.fetcher", "kafka.sink", "kafka.dead_letter_topic", "pipes.parser",
-    "pipes.reader", "pipes.decoder", "pipes.reshaper", "pipes.transformer", "dataset", "testing",
+    "pipes.reader", "pipes.decoder", "pipes.reshaper", "pipes.transformer", "order", "loader", "dataset",
+    "testing",
 ]  # fmt: skip
 PACKAGES = {"", "kafka", "pipes"}  # their __init__ is a door or a sentence
 MAY_IMPORT_KAFKA = ("kafka.", "testing")
-MAY_IMPORT_TORCH = ("pipes.", "dataset")
+MAY_IMPORT_TORCH = ("pipes.", "order", "loader", "dataset")
 
 
 def modules():

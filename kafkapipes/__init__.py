@@ -30,6 +30,7 @@ from kafkapipes.kafka.config import SecurityWarning
 from kafkapipes.kafka.dead_letter_topic import DeadLetterTopic
 from kafkapipes.kafka.secrets import FromEnvironment
 from kafkapipes.kafka.sink import KafkaSink
+from kafkapipes.loader import TensorLoader
 from kafkapipes.pipes.decoder import ByteDecoder
 from kafkapipes.pipes.parser import RangeParser
 from kafkapipes.pipes.reader import PartitionReader
@@ -44,7 +45,7 @@ __all__ = [
     "ConfigError", "ConnectError", "ControlMessage", "ControlMessageError", "CorruptDataError", "DataLossError",
     "DeadLetter", "DeadLetterTopic", "DecodeError", "DeliveryError", "FromEnvironment", "KafkaPipesError", "KafkaSink",
     "Last", "MemoryLimitError", "OffsetRange", "PartitionReader", "RangeError", "RangeParser", "RangeReport",
-    "ReadReport", "RecordBatch", "Reshaper", "SecurityWarning", "StalledError", "Symbol", "TextColumn",
+    "ReadReport", "RecordBatch", "Reshaper", "SecurityWarning", "StalledError", "Symbol", "TensorLoader", "TextColumn",
     "TopicChangedError", "TopicError", "TrainingKafkaDataset", "Transformer", "TruncationError", "format_ranges",
     "parse_ranges",
 ]  # fmt: skip

@@ -10,14 +10,15 @@ import kafkapipes
 PACKAGE = Path(kafkapipes.__file__).parent
 LADDER = [
     "errors", "options", "memory", "ranges", "report", "progress", "records", "dead_letters", "arrays", "formats.raw",
-    "formats", "control", "kafka.addresses", "kafka.secrets", "kafka.config", "kafka.failures", "kafka.offsets",
-    "kafka.watch", "kafka.client", "kafka.native", "kafka.fetcher", "kafka.sink", "kafka.dead_letter_topic",
-    "pipes.parser", "pipes.reader", "pipes.decoder", "pipes.reshaper", "pipes.transformer", "dataset", "testing",
+    "formats", "control", "kafka.addresses", "kafka.secrets", "kafka.config", "kafka.failures", "kafka.release",
+    "kafka.offsets", "kafka.watch", "kafka.client", "kafka.native", "kafka.fetcher", "kafka.sink",
+    "kafka.dead_letter_topic", "pipes.parser", "pipes.reader", "pipes.decoder", "pipes.reshaper", "pipes.transformer",
+    "order", "loader", "dataset", "testing",
 ]  # fmt: skip
 EXTENSIONS = {"kafka.native": "kafkapipes.kafka._native"}  # room → what only it imports, written in C
 PACKAGES = {"", "kafka", "pipes"}  # their __init__ is a door or a sentence
 MAY_IMPORT_KAFKA = ("kafka.", "testing")
-MAY_IMPORT_TORCH = ("pipes.", "dataset")
+MAY_IMPORT_TORCH = ("pipes.", "order", "loader", "dataset")
 
 
 def modules():

@@ -30,6 +30,7 @@ from kafkapipes.kafka.failures import (
 )
 from kafkapipes.kafka.native import open_client
 from kafkapipes.kafka.offsets import LogReader, PartitionLog
+from kafkapipes.kafka.release import end_client, leave_to_parent
 from kafkapipes.kafka.watch import TopicWatch
 from kafkapipes.progress import RangeProgress
 from kafkapipes.records import Destination, RecordBatch
@@ -37,10 +38,9 @@ from kafkapipes.report import RangeReport
 
 POLL_S = 0.05  # a client waits for all records asked for or for this long; Ctrl-C is seen between two calls
 AWAY_S = 1.0  # between two looks for records: what is longer was no waiting, this process was stopped or had no turn
-BATCH_BYTES = 2 * 2**20
+BATCH_BYTES = 2 * 2**20  # large records come in smaller batches: memory stays bounded, and a batch in the cache
 FIRST_BATCH = 500  # records asked for before their size is known
 POSITION_LOST = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}  # the log has moved away
-_forked: list[object] = []  # clients inherited by a fork: using or freeing one there aborts the process
 
 
 class Fetcher:
@@ -83,9 +83,9 @@ class Fetcher:
     def __exit__(self, *exc: object) -> None:
         if os.getpid() == self._pid:
             self._watch.close()
-            self._client.close()
+            end_client(self._client.close)
         else:
-            _forked.extend([self._client, self._watch])
+            leave_to_parent(self._client, self._watch)
 
     @interruptible()
     def confirm(self) -> None:

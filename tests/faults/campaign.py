@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 
 from kafkapipes import DataLossError
 from tests.faults.harness import LITTLE_AHEAD, READS, Outcome, Verdict, faults, read, records
@@ -141,7 +141,7 @@ class World:
             "interrupt": lambda: os.kill(os.getpid(), signal.SIGINT),
             "kill": lambda: (cluster.kill(), time.sleep(seconds / 2), cluster.start()),
             "pause": for_a_while(lambda: cluster.pause(), lambda: cluster.resume()),
-            "reset": lambda: proxy.reset_every(seed, 200_000),
+            "reset": lambda: proxy.reset_every(seed, 800_000),  # the largest batch is 600,000, and must come whole
             "stall": for_a_while(lambda: proxy.stall(), lambda: proxy.pass_through()),
             "throttle": lambda: proxy.throttle(bytes_per_second=2_000_000, chunk=1000),
             "move": lambda: cluster.move_leader(topic),
@@ -157,7 +157,16 @@ class World:
 
     def _delete(self, topic: str, upto: int) -> None:
         partition = TopicPartition(topic, 1, min(upto, self._truth(topic, 1).high))
-        self.cluster.admin.delete_records([partition])[partition].result(30)
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                self.cluster.admin.delete_records([partition])[partition].result(30)
+                return
+            except KafkaException:  # the leader has just moved, and the client looks for it only if told to
+                if time.monotonic() > deadline:
+                    raise
+                self.cluster.admin.list_topics(topic, timeout=10)
+                time.sleep(0.1)
 
     def _calm(self) -> None:
         if self.proxy:

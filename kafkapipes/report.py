@@ -29,6 +29,7 @@ class RangeReport:
         skipped_at: reason → coordinates `topic:partition@offset` of the first records left out for it
         seconds: time from the first fetch to the end of the range
         finished: whether the range was read to its end
+        client: the client that read it, "native" or "python"; "" before
     """
 
     range: OffsetRange
@@ -43,6 +44,7 @@ class RangeReport:
     skipped_at: dict[str, list[str]] = field(default_factory=dict)
     seconds: float = 0.0
     finished: bool = False
+    client: str = ""
 
     @property
     def start(self) -> int:
@@ -111,6 +113,7 @@ class RangeReport:
             "rate": round(self.rate),
             "topic_id": self.topic_id,
             "finished": self.finished,
+            "client": self.client,
         }
 
     def __str__(self) -> str:

@@ -5,7 +5,6 @@ that does the same, and its name in `PLUGGED`; where the file is missing, so is 
 rows in the page's first table.
 """
 
-import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
@@ -16,6 +15,7 @@ from tests.bench.profile import profiles
 from tests.bench.topics import Topic
 
 HAND, TRICKS, C_LOOP, LIMIT = "by hand", "by hand, every trick", "C loop", "bare Fetch"
+SIDE_BY_SIDE = "side by side"
 SMALL, IMAGE = Topic(1_000_000, 100), Topic(400_000, 784)
 _QUICK_SMALL, _QUICK_IMAGE = Topic(400_000, 100), Topic(150_000, 784)
 
@@ -78,14 +78,10 @@ def partitions(session: Session) -> Iterator[Work]:
 
 
 def readers(session: Session) -> Iterator[Work]:
-    """How the cost shrinks with readers side by side, where the constructor takes their number."""
-    from kafkapipes import TrainingKafkaDataset
-
-    if READERS_OPTION not in inspect.signature(TrainingKafkaDataset).parameters:
-        return
-    for topic in (Topic(960_000, 100, 4), mains(session)[1]):
+    """What several constructors in threads gain, each for its part of the records."""
+    for topic in (Topic(960_000, 100, 4), mains(session)[1], Topic(300_000, 784, codec="zstd")):
         for count in (1, 2) if session.quick else (1, 2, 4):
-            run = {OURS: session.read(OURS, topic, **{READERS_OPTION: count})}
+            run = {OURS: session.read(SIDE_BY_SIDE, topic, readers=count)}
             facts = {**_facts(topic), "topic": words(topic), "readers": count}
             yield Work("readers", f"{words(topic)}, {count} reader(s)", run, {}, facts, rounds=3)
 
@@ -117,7 +113,6 @@ def plugged(name: str, session: Session) -> Iterator[Work]:
     yield from import_module(f"tests.bench.{name}").works(session)
 
 
-READERS_OPTION = "readers"  # the argument of TrainingKafkaDataset
 PLUGGED = {name: partial(plugged, name) for name in ("loader", "streaming") if find_spec(f"tests.bench.{name}")}
 PARTS: dict[str, Callable[[Session], Iterator[Work]]] = {
     "read": read, "peers": peers, "shapes": shapes, **PLUGGED, "profile": profile, "sizes": sizes,

@@ -1,5 +1,6 @@
 """One process of Apache Kafka, from Maven's jars: found, formatted, started and stopped."""
 
+import fcntl
 import os
 import random
 import shutil
@@ -146,13 +147,16 @@ def fetch_jars() -> Path:
         raise NoKafka("no JDK 17+ with Maven")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     jars = cache / "kafkapipes" / f"kafka-{VERSION}"
-    if not (jars / "complete").exists():
-        pom = Path(__file__).with_name("pom.xml")
-        command = ["mvn", "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={jars}"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-        if done.returncode:
-            raise NoKafka(f"Maven could not fetch Kafka's jars: {done.stdout[-500:]}")
-        (jars / "complete").touch()
+    jars.mkdir(parents=True, exist_ok=True)
+    with open(jars / "lock", "w") as lock:  # processes of tests that start together
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (jars / "complete").exists():
+            pom = Path(__file__).with_name("pom.xml")
+            command = ["mvn", "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={jars}"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+            if done.returncode:
+                raise NoKafka(f"Maven could not fetch Kafka's jars: {done.stdout[-500:]}")
+            (jars / "complete").touch()
     return jars
 
 

@@ -9,10 +9,10 @@ import kafkapipes
 
 PACKAGE = Path(kafkapipes.__file__).parent
 LADDER = [
-    "errors", "options", "memory", "ranges", "report", "progress", "records", "dead_letters", "arrays", "formats.raw",
-    "formats", "control", "kafka.addresses", "kafka.secrets", "kafka.config", "kafka.failures", "kafka.offsets",
-    "kafka.watch", "kafka.fetcher", "kafka.sink", "kafka.dead_letter_topic", "pipes.parser", "pipes.reader",
-    "pipes.decoder", "pipes.reshaper", "pipes.transformer", "dataset", "testing",
+    "errors", "options", "memory", "ranges", "blocks", "report", "progress", "records", "dead_letters", "arrays",
+    "formats.raw", "formats", "control", "kafka.addresses", "kafka.secrets", "kafka.config", "kafka.failures",
+    "kafka.offsets", "kafka.watch", "kafka.fetcher", "kafka.sink", "kafka.dead_letter_topic", "pipes.parser",
+    "pipes.reader", "pipes.decoder", "pipes.reshaper", "pipes.transformer", "dataset", "testing",
 ]  # fmt: skip
 PACKAGES = {"", "kafka", "pipes"}  # their __init__ is a door or a sentence
 MAY_IMPORT_KAFKA = ("kafka.", "testing")

@@ -22,6 +22,7 @@ from kafkapipes.errors import (
     MemoryLimitError,
     RangeError,
     StalledError,
+    StateError,
     TopicChangedError,
     TopicError,
     TruncationError,
@@ -38,13 +39,15 @@ from kafkapipes.pipes.transformer import Transformer
 from kafkapipes.ranges import AtTime, Last, OffsetRange, Symbol, format_ranges, parse_ranges
 from kafkapipes.records import BytesColumn, RecordBatch
 from kafkapipes.report import RangeReport, ReadReport
+from kafkapipes.stream import StreamIterator
+from kafkapipes.streaming import StreamingKafkaDataset, merge_states
 
 __all__ = [
     "ArrayBatch", "AtTime", "AuthError", "AuthorizationError", "ByteDecoder", "BytesColumn", "BytesTensor",
     "ConfigError", "ConnectError", "ControlMessage", "ControlMessageError", "CorruptDataError", "DataLossError",
-    "DeadLetter", "DeadLetterTopic", "DecodeError", "DeliveryError", "FromEnvironment", "KafkaPipesError", "KafkaSink",
-    "Last", "MemoryLimitError", "OffsetRange", "PartitionReader", "RangeError", "RangeParser", "RangeReport",
-    "ReadReport", "RecordBatch", "Reshaper", "SecurityWarning", "StalledError", "Symbol", "TextColumn",
-    "TopicChangedError", "TopicError", "TrainingKafkaDataset", "Transformer", "TruncationError", "format_ranges",
-    "parse_ranges",
+    "DeadLetter", "DeadLetterTopic", "DecodeError", "DeliveryError", "FromEnvironment", "KafkaPipesError",
+    "KafkaSink", "Last", "MemoryLimitError", "OffsetRange", "PartitionReader", "RangeError", "RangeParser",
+    "RangeReport", "ReadReport", "RecordBatch", "Reshaper", "SecurityWarning", "StalledError", "StateError",
+    "StreamIterator", "StreamingKafkaDataset", "Symbol", "TextColumn", "TopicChangedError", "TopicError",
+    "TrainingKafkaDataset", "Transformer", "TruncationError", "format_ranges", "merge_states", "parse_ranges",
 ]  # fmt: skip

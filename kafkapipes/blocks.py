@@ -7,7 +7,7 @@ Every record has an address, so who reads what and when is arithmetic, known to 
     course    8 9 10 11 | 0 1 2 3 | 4 5 6 7     blocks of 4 places, in an order that (seed, epoch) gives
     ranks     8 9 10 11   0 1   2 3   4 5 6 7   equal parts of the course, to the place
     windows   (8 9 10 11) (0 1)   (2 3 4 5) ..  cut from a rank's part, each shuffled by (seed, epoch, where it begins)
-    items     9 11 | 1 0 | 8 10                 dealt from several windows in turn: item k comes from lane k mod L
+    items     9 11 | 1 0 | 8 10                 dealt from L windows in turn, a cycle: item k comes from lane k mod L
 
 An item is a batch, or a single sample. Of W workers, worker w takes the items w, w + W, ...: a DataLoader takes them in
 turn, so the sequence is the same for any W. Where W divides L, the number of lanes, each window belongs to one worker,
@@ -225,20 +225,22 @@ class Deal:
         course: where the positions lead
         first: position of the course at which the part begins
         size: positions of the part; those behind the end of the course begin it again, to make ranks equal
+        block: offsets that lie together
         item: positions an item
         turns: items that a window holds; fewer in the last windows
         lanes: windows that are dealt from in turn
         key: of the shuffle of windows; None leaves them as they are
 
-    >>> deal = Deal(Blocks(10, 5), 0, 10, item=2, turns=2, lanes=2, key=None)
-    >>> windows = list(deal.windows(worker=0, workers=1))
-    >>> [(window.start, window.size, deal.own(window, 0, 1).tolist()) for window in windows]
-    [(0, 4, [0, 2]), (4, 4, [1, 3]), (8, 2, [4])]
+    >>> deal = Deal(Blocks(10, 5), 0, 10, block=5, item=2, turns=2, lanes=2, key=None)
+    >>> cycles = deal.cycles(worker=0, workers=1)
+    >>> [[(window.start, window.size, deal.own(window, 0, 1).tolist()) for window in cycle] for cycle in cycles]
+    [[(0, 4, [0, 2]), (4, 4, [1, 3])], [(8, 2, [4])]]
     """
 
     course: Course
     first: int
     size: int
+    block: int
     item: int
     turns: int
     lanes: int
@@ -249,19 +251,12 @@ class Deal:
         """The number of items."""
         return -(-self.size // self.item)
 
-    def window(self, number: int) -> Window:
-        """The window that holds an item."""
-        return self._window(number // self._cycle, number % self.lanes)
-
-    def windows(self, worker: int, workers: int, done: int = 0) -> Iterator[Window]:
-        """The windows with items of one worker behind its first `done` ones, in the order in which they are needed."""
+    def cycles(self, worker: int, workers: int, done: int = 0) -> Iterator[list[Window]]:
+        """The windows with items of one worker behind its first `done` ones, cycle after cycle."""
         following = worker + done * workers
         while following < self.items:
             cycle = following // self._cycle
-            own = [(self.own(window, worker, workers, done), window) for window in self._windows(cycle)]
-            yield from (
-                window for _, window in sorted((int(numbers[0]), window) for numbers, window in own if len(numbers))
-            )
+            yield [window for window in self._windows(cycle) if len(self.own(window, worker, workers, done))]
             following += -(-((cycle + 1) * self._cycle - following) // workers) * workers
 
     def own(self, window: Window, worker: int, workers: int, done: int = 0) -> np.ndarray:
@@ -357,7 +352,7 @@ class Order:
         first, size = _part(course.total, share, self.equal_ranks)
         item, turns, lanes = self._sizes(share.workers)
         key = None if self.seed is None else (self.seed, epoch, course.depth, 1)
-        return Deal(course, first, size, item, turns, lanes, key)
+        return Deal(course, first, size, self.block, item, turns, lanes, key)
 
     def _sizes(self, workers: int) -> tuple[int, int, int]:
         """Positions an item, items a window, and lanes."""

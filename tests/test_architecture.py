@@ -10,13 +10,14 @@ import kafkapipes
 PACKAGE = Path(kafkapipes.__file__).parent
 LADDER = [
     "errors", "options", "memory", "ranges", "blocks", "report", "progress", "records", "dead_letters", "arrays",
-    "formats.raw", "formats", "control", "kafka.addresses", "kafka.secrets", "kafka.config", "kafka.failures",
-    "kafka.offsets", "kafka.watch", "kafka.fetcher", "kafka.sink", "kafka.dead_letter_topic", "pipes.parser",
-    "pipes.reader", "pipes.decoder", "pipes.reshaper", "pipes.transformer", "dataset", "testing",
+    "formats.raw", "formats", "checkpoints", "ahead", "control", "kafka.addresses", "kafka.secrets", "kafka.config",
+    "kafka.failures", "kafka.offsets", "kafka.watch", "kafka.fetcher", "kafka.sink", "kafka.dead_letter_topic",
+    "windows", "pipes.parser", "pipes.reader", "pipes.decoder", "pipes.reshaper", "pipes.transformer", "dataset",
+    "stream", "streaming", "testing",
 ]  # fmt: skip
 PACKAGES = {"", "kafka", "pipes"}  # their __init__ is a door or a sentence
 MAY_IMPORT_KAFKA = ("kafka.", "testing")
-MAY_IMPORT_TORCH = ("pipes.", "dataset")
+MAY_IMPORT_TORCH = ("pipes.", "dataset", "stream")
 
 
 def modules():

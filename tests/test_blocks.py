@@ -34,10 +34,9 @@ def items_of(order, course, share, epoch=0, done=0):
     """The items of one worker, each a list of places, by way of the windows in the order in which they are read."""
     deal = order.deal(course, epoch, share)
     found = {}
-    for window in deal.windows(share.worker, share.workers, done):
+    for window in flat(deal.cycles(share.worker, share.workers, done)):
         places = deal.places(window).tolist()
         for number in deal.own(window, share.worker, share.workers, done).tolist():
-            assert deal.window(number) == window
             begin, end = deal.bounds(window, number)
             found[number] = places[begin:end]
     assert list(found) == sorted(found) or deal.lanes > 1
@@ -153,7 +152,7 @@ def test_workers_that_divide_the_lanes_have_windows_of_their_own(workers, batch)
     order = Order(block=16, batch=batch, window=4, seed=0)
     course = order.course(5000, 0)
     deal = order.deal(course, 0, Share(0, 1, 0, workers))
-    windows = [list(deal.windows(worker, workers)) for worker in range(workers)]
+    windows = [flat(deal.cycles(worker, workers)) for worker in range(workers)]
 
     taken = flat(windows)
     assert len(taken) == len(set(taken))
@@ -165,7 +164,7 @@ def test_workers_that_divide_the_lanes_have_windows_of_their_own(workers, batch)
 def test_any_number_of_workers_shares_samples_and_ordered_batches_without_a_window_read_twice(window, total):
     for order in (Order(16, None, window, 5), Order(16, None, window, None), Order(16, 4, window, None)):
         deal = order.deal(order.course(total, 0), 0, Share(0, 1, 0, 5))
-        taken = [window for worker in range(5) for window in deal.windows(worker, 5)]
+        taken = [window for worker in range(5) for window in flat(deal.cycles(worker, 5))]
 
         assert sum(window.size for window in taken) == total
 
@@ -249,7 +248,7 @@ def test_a_huge_range_costs_nothing_before_it_is_read():
     order = Order(block=4096, batch=256, window=8, seed=None)
     deal = order.deal(order.course(10**15, 0), 0, Share(1, 3, 2, 4))
 
-    window = next(deal.windows(2, 4, done=10**11))
+    ((window,), *_) = [next(deal.cycles(2, 4, done=10**11))]
     assert window.first == 2 + 4 * 10**11
     assert deal.places(window)[0] == 10**15 // 3 + window.first * 256
 

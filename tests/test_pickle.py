@@ -40,8 +40,14 @@ PUBLIC = [
     ByteDecoder([], "uint8"), Reshaper([], "2 2"), Transformer([]),
     DeadLetter("t", 0, 1, "on_error", "DecodeError", "wanted"), FromEnvironment("KAFKA_PASSWORD"),
 ]  # fmt: skip
-NOT_PICKLED = {"DeadLetterTopic", "KafkaSink", "TrainingKafkaDataset"}  # need a broker: each has a test of its own
-FUNCTIONS = {"format_ranges", "parse_ranges"}
+NOT_PICKLED = {
+    "DeadLetterTopic",
+    "KafkaSink",
+    "StreamIterator",
+    "StreamingKafkaDataset",
+    "TrainingKafkaDataset",
+}  # need a broker: each has a test of its own
+FUNCTIONS = {"format_ranges", "merge_states", "parse_ranges"}
 WARNINGS = {"SecurityWarning"}
 
 

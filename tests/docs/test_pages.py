@@ -7,14 +7,22 @@ from pathlib import Path
 import pytest
 
 import kafkapipes
-from kafkapipes import ByteDecoder, DeadLetterTopic, KafkaSink, PartitionReader, TrainingKafkaDataset, errors
+from kafkapipes import (
+    ByteDecoder,
+    DeadLetterTopic,
+    KafkaSink,
+    PartitionReader,
+    StreamingKafkaDataset,
+    TrainingKafkaDataset,
+    errors,
+)
 from tests.test_architecture import LADDER
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / ".github" / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PLACES = {
     item.__name__: inspect.signature(item).parameters
-    for item in (PartitionReader, ByteDecoder, TrainingKafkaDataset, KafkaSink, DeadLetterTopic)
+    for item in (PartitionReader, ByteDecoder, TrainingKafkaDataset, StreamingKafkaDataset, KafkaSink, DeadLetterTopic)
 }
 
 

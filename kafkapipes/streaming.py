@@ -1,0 +1,359 @@
+"""StreamingKafkaDataset: ranges larger than memory, in any number of workers and ranks, resumed where they stopped."""
+
+import copy
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import distributed
+from torch.utils.data import IterableDataset, get_worker_info
+
+from kafkapipes.arrays import elements_of
+from kafkapipes.blocks import EQUAL_RANKS, LANES, Order, Share
+from kafkapipes.checkpoints import Checkpoint, Log, StateWriter, merged, states_in
+from kafkapipes.control import ControlMessage, as_control_message
+from kafkapipes.dataset import check_fits_torch
+from kafkapipes.dead_letters import RecordPolicies, TakeLetters
+from kafkapipes.errors import ConfigError, DataLossError, RangeError, StateError
+from kafkapipes.formats.raw import RawDecoder, element_type, least_bytes
+from kafkapipes.kafka.config import ClientConfig
+from kafkapipes.kafka.dead_letter_topic import DeadLetterTopic
+from kafkapipes.kafka.fetcher import Fetcher
+from kafkapipes.kafka.offsets import ON_DATA_LOSS, ON_SHORT, plan_ranges
+from kafkapipes.options import check_choice, check_count, check_seconds, shown
+from kafkapipes.pipes.transformer import Sample, Transform
+from kafkapipes.ranges import OffsetRange
+from kafkapipes.report import ReadReport
+from kafkapipes.stream import Making, State, Stream, StreamIterator
+from kafkapipes.windows import Decoding
+
+BLOCK_BYTES = 2**20  # of a block, where the size of a sample is declared: it takes longer to read than to find
+BLOCK_RECORDS = 16_384  # of a block at the most
+UNDECLARED_BYTES = 1024  # of a sample, where its size is not declared: a guess
+_FETCHED = 5000  # records of one call of the client at the most
+
+
+class StreamingKafkaDataset(IterableDataset[Sample]):
+    """The records that a control message names, as a stream: nothing is held but what is being handed out.
+
+    Iterating gives samples `(value, label)` as `TrainingKafkaDataset` does, or with `batch_size` whole batches: a
+    tensor [B, *shape] of values and one [B] or [B, *label_shape] of labels (lists of str or bytes for strings). Where
+    there is no `label_type`, the value or values alone. For a DataLoader over batches: `batch_size=None`.
+
+    The ranges are resolved when this is made. Workers of a DataLoader and ranks share the offsets, each record is for
+    one of them. The order depends on `seed`, the epoch and the options, and batches come in the same sequence for any
+    number of workers. A batch holds the records of `batch_size` places in that order: offsets without a record make
+    it smaller. One that would be empty is left out; with several workers it comes, with no rows, so that the others
+    keep their turns.
+
+    `iter()` gives a `StreamIterator`, which has `state_dict` and `load_state_dict`; a StatefulDataLoader calls them.
+
+    Args:
+        control_message: a `ControlMessage`, its dictionary, or its JSON text
+        bootstrap_servers: `"host:port"`, or several, as a list or separated by commas
+        group_id: passed on to the client; nothing is committed under it
+        transform: called with each value
+        label_transform: called with each label
+        shuffle: blocks of offsets in random order, and the records of several blocks mixed
+        seed: of the shuffle; with the epoch it decides the order
+        batch_size: records a batch; None gives samples
+        batch_transform: called with values and labels of each batch (or the values alone)
+        block_records: offsets a block; None: about 1 MiB of them, and of a small range a part
+        window_blocks: blocks whose records are mixed with one another; 12 times as many are held
+        prefetch_blocks: blocks that are read ahead, at the least; a shuffle reads what it holds, once more, ahead
+        rank, world_size: which of how many processes this is; None: as torch.distributed, or RANK and WORLD_SIZE in
+            the environment, have it when iterating begins
+        equal_ranks: "drop" leaves out fewer than `world_size` offsets, "pad" repeats as many, and where offsets hold
+            no record others come again, so that every rank has as many items; None does neither
+        config: librdkafka properties; no secret is ever shown, a value may be a callable that fetches it
+        on_data_loss, on_short, connect_timeout_s, stall_timeout_s: as for `PartitionReader`
+        on_error, tombstone, null_key, dead_letter, dead_letter_payload, max_skipped: as for `ByteDecoder`
+
+    Raises:
+        ControlMessageError, RangeError, ConfigError: before any connection is made
+        KafkaPipesError: what went wrong at the broker; `kafkapipes.errors` lists the classes
+
+    >>> import numpy as np
+    >>> from kafkapipes.testing import EmbeddedKafka
+    >>> with EmbeddedKafka() as kafka:
+    ...     kafka.fill("clicks", [(np.float32([number, 0]).tobytes(), bytes([number])) for number in range(10)])
+    ...     message = {"topic": "clicks:0:0:10", "input_config": {"data_type": "float32", "label_type": "uint8"}}
+    ...     stream = StreamingKafkaDataset(message, kafka.bootstrap_servers, "readers", shuffle=True, batch_size=4)
+    ...     [labels.tolist() for values, labels in stream]
+    [[7, 8, 0, 2], [4, 5, 6, 9], [3, 1]]
+    """
+
+    def __init__(
+        self,
+        control_message: ControlMessage | Mapping[str, object] | str,
+        bootstrap_servers: str | Sequence[str],
+        group_id: str,
+        transform: Transform | None = None,
+        label_transform: Transform | None = None,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        batch_size: int | None = None,
+        batch_transform: Callable[..., Any] | None = None,
+        block_records: int | None = None,
+        window_blocks: int = 8,
+        prefetch_blocks: int = 4,
+        rank: int | None = None,
+        world_size: int | None = None,
+        equal_ranks: str | None = None,
+        config: Mapping[str, object] | None = None,
+        on_data_loss: str = "raise",
+        on_short: str = "raise",
+        on_error: str = "raise",
+        tombstone: str = "raise",
+        null_key: str = "raise",
+        dead_letter: TakeLetters | None = None,
+        dead_letter_payload: bool = False,
+        max_skipped: int | None = None,
+        connect_timeout_s: float = 30.0,
+        stall_timeout_s: float = 60.0,
+    ) -> None:
+        message = as_control_message(control_message)
+        layout = message.format
+        _check_counts(batch_size, block_records, window_blocks, prefetch_blocks)
+        _check_rank(rank, world_size)
+        if equal_ranks is not None:
+            check_choice("equal_ranks", equal_ranks, EQUAL_RANKS)
+        check_choice("on_data_loss", on_data_loss, ON_DATA_LOSS)
+        check_choice("on_short", on_short, ON_SHORT)
+        check_count("seed", seed, 2**63 - 1, least=0)
+        check_seconds("connect_timeout_s", connect_timeout_s)
+        check_seconds("stall_timeout_s", stall_timeout_s)
+        if batch_size is None and batch_transform is not None:
+            raise ConfigError("there is a batch_transform, but no batch_size; wanted both, or transform")
+        if isinstance(dead_letter, DeadLetterTopic):
+            dead_letter.check_source({item.topic for item in message.ranges})
+        if batch_size is not None:
+            check_fits_torch(layout.data_type)
+            check_fits_torch(layout.label_type)
+        data = element_type(layout.data_type, elements_of(layout.data_shape))
+        label = None if layout.label_type is None else element_type(layout.label_type, elements_of(layout.label_shape))
+        policies = RecordPolicies(on_error, tombstone, null_key, dead_letter, dead_letter_payload, max_skipped)
+        self._making = Making(transform, label_transform, batch_transform)
+        self._decoding = Decoding(RawDecoder(data, label), layout.data_shape, layout.label_shape, policies)
+        self._client = ClientConfig(bootstrap_servers, group_id, config)
+        self._reading: dict[str, Any] = {
+            "batch_records": _FETCHED, "stall_timeout_s": stall_timeout_s, "timestamps": False, "headers": False,
+            "on_data_loss": on_data_loss,
+        }  # fmt: skip
+        self._declared = message.ranges
+        self._waits = on_short == "wait"
+        self._planned, self._loss = _plan(self._declared, self._client, connect_timeout_s, on_data_loss, on_short)
+        self._any_block = block_records is None
+        block = block_records or _block_for(self._decoding.decoder, self._planned, window_blocks if shuffle else None)
+        block = 1 if self._waits else block  # what is in a block that is not there yet would wait for the rest of it
+        self._order = Order(block, batch_size, window_blocks, seed if shuffle else None, equal_ranks)
+        self._prefetch = prefetch_blocks * block
+        self._own_rank = None if rank is None or world_size is None else (rank, world_size)
+        self._parents_rank: tuple[int, int] | None = None
+        self._epoch = _shared(0)
+        self._rest: Checkpoint | None = None
+        self._latest: ReadReport | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the iterators to come: with the seed it decides their order. Workers that live on see it.
+
+        Raises:
+            ConfigError: it is no number from 0, or this is the rest of another epoch.
+        """
+        check_count("epoch", epoch, 2**63 - 1, least=0)
+        if self._rest is not None and epoch != self._rest.epoch:
+            raise ConfigError(
+                f"this is the rest of epoch {self._rest.epoch}, wanted {epoch}; iterate the dataset itself"
+            )
+        self._epoch[0] = epoch
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next iterator."""
+        return int(self._epoch[0])
+
+    @property
+    def ranges(self) -> list[OffsetRange]:
+        """The ranges in the order written, with numbers for bounds."""
+        return list(self._rest.ranges) if self._rest else self._planned.ranges
+
+    @property
+    def report(self) -> ReadReport:
+        """Per range what was requested, delivered and missing: by the latest iterator of this process, or the plan."""
+        return self._planned if self._latest is None else self._latest
+
+    def rest(self, states: object) -> "StreamingKafkaDataset":
+        """What is left of an epoch, for any number of workers and ranks: each record of it once.
+
+        Args:
+            states: where all readers of the epoch stood at one moment: what their `state_dict()` gave, or that of the
+                StatefulDataLoader of each rank, in a list or alone, or what `merge_states` made of these
+
+        Returns:
+            A dataset of that epoch's rest; for the epochs to come go on with this one.
+
+        Raises:
+            StateError: they are not whole, or of something else
+        """
+        checkpoint = Checkpoint.from_state(merge_states(states))
+        rest = copy.copy(self)
+        rest._rest = self._stream(Share()).checked(replace(checkpoint, share=None))
+        rest._epoch = _shared(checkpoint.epoch)
+        rest._latest = None
+        return rest
+
+    def __iter__(self) -> StreamIterator:
+        share = self._share()
+        if share.world * share.workers > 1 or self._order.seed is not None:
+            self._check_shared(share)
+        return StreamIterator(self._stream(share))
+
+    def __len__(self) -> int:
+        """Items of an epoch, all workers together, known only with `equal_ranks`.
+
+        Raises:
+            TypeError: it is not known before all is read, since offsets may hold no record
+        """
+        if self._order.equal_ranks is None:
+            raise TypeError("a stream has no length before it is read: offsets may hold no record; set equal_ranks")
+        share, start = self._share(), self._start()
+        total = sum(map(len, start.readable))
+        course = start.order.course(total, start.epoch, start.cuts)
+        return start.order.deal(course, start.epoch, share).items
+
+    def __bool__(self) -> bool:
+        return True  # whatever its length
+
+    def __getstate__(self) -> dict[str, Any]:
+        rank = _rank_in_torch() or self._parents_rank  # in a process that is not forked nobody knows it
+        return {**self.__dict__, "_latest": None, "_parents_rank": rank}
+
+    def __repr__(self) -> str:
+        unit = "samples" if self._order.batch is None else f"batches of {self._order.batch}"
+        return f"StreamingKafkaDataset({unit} from {len(self.ranges)} range(s), epoch {self.epoch})"
+
+    def _share(self) -> Share:
+        worker = get_worker_info()
+        rank = self._own_rank or _rank_in_torch() or self._parents_rank or _rank_in_environment() or (0, 1)
+        return Share(*rank) if worker is None else Share(*rank, worker.id, worker.num_workers)
+
+    def _check_shared(self, share: Share) -> None:
+        if share.world > 1 and self._rest is None and not all(item.is_concrete for item in self._declared):
+            raise RangeError(
+                "wanted concrete ranges, found symbolic ones on several ranks, which have resolved them at different "
+                "moments and so would lose or double records; resolve them once, format_ranges(dataset.ranges), and "
+                "give every rank that text"
+            )
+        if self._waits:
+            raise ConfigError(
+                "on_short is 'wait', wanted one reader that goes through the ranges in their order: another block may "
+                "begin where the log does not reach yet; read with one rank, num_workers=0 or 1, and no shuffle"
+            )
+
+    def _note(self, report: ReadReport) -> None:
+        self._latest = report
+
+    def _start(self) -> Checkpoint:
+        if self._rest is not None:
+            return self._rest
+        topic_ids = {account.range.topic: account.topic_id for account in self._planned}
+        logs = tuple(Log(account.start, account.end, account.epoch, account.stable) for account in self._planned)
+        return Checkpoint(tuple(self._planned.ranges), topic_ids, logs, self._order, self.epoch)
+
+    def _stream(self, share: Share) -> Stream:
+        stable = {(item.range.topic, int(item.range.partition)): item.stable for item in self._planned}  # type: ignore[arg-type]  # concrete
+        return Stream(
+            start=replace(self._start(), share=share),
+            declared=self._declared,
+            stable=stable,
+            loss="" if self._rest else self._loss,
+            any_block=self._any_block,
+            connect=partial(Fetcher, self._client, **self._reading),
+            decoding=self._decoding,
+            making=self._making,
+            prefetch=self._prefetch,
+            note=self._note,
+        )
+
+
+def merge_states(states: object) -> State:
+    """One state of all readers of an epoch, from which any number of workers and ranks may go on.
+
+    Args:
+        states: the states of all of them at one moment, in lists or within whatever loaders have made of them
+
+    Raises:
+        StateError: one is missing, or there are two of one reader, or they are of different epochs
+
+    >>> merge_states([])
+    Traceback (most recent call last):
+    ...
+    kafkapipes.errors.StateError: wanted the states of a stream's readers, found none in []
+    """
+    found = states_in(states)
+    if not found:
+        raise StateError(f"wanted the states of a stream's readers, found none in {shown(states)}")
+    checkpoint = merged([Checkpoint.from_state(state) for state in found])
+    return StateWriter(checkpoint).state(0, 0)
+
+
+def _plan(
+    ranges: Sequence[OffsetRange], client: ClientConfig, timeout_s: float, on_data_loss: str, on_short: str
+) -> tuple[ReadReport, str]:
+    """The accounts of the ranges, and why they cannot be read from the beginning; a state may stand behind that."""
+    planned = partial(plan_ranges, ranges, client, connect_timeout_s=timeout_s)
+    try:
+        return planned(on_data_loss=on_data_loss, on_short=on_short), ""
+    except DataLossError as exc:
+        return planned(on_data_loss="continue", on_short="stop"), str(exc)
+
+
+def _block_for(decoder: RawDecoder, plan: ReadReport, window_blocks: int | None) -> int:
+    """Offsets a block: about BLOCK_BYTES; for a shuffle few enough that each of the windows has blocks to mix."""
+    kinds = [kind for kind in (decoder.data, decoder.label) if kind is not None]
+    size = sum(map(least_bytes, kinds)) if all(getattr(kind, "elements", None) for kind in kinds) else UNDECLARED_BYTES
+    block = max(1, min(BLOCK_BYTES // size, BLOCK_RECORDS))
+    if window_blocks is None:
+        return block
+    total = sum(account.end - account.start for account in plan)
+    return max(1, min(block, -(-total // (LANES * window_blocks))))
+
+
+def _check_counts(batch_size: int | None, block_records: int | None, window_blocks: int, prefetch_blocks: int) -> None:
+    for name, value in (("batch_size", batch_size), ("block_records", block_records)):
+        if value is not None:
+            check_count(name, value, 2**31)
+    check_count("window_blocks", window_blocks, 2**20)
+    check_count("prefetch_blocks", prefetch_blocks, 2**20, least=0)
+
+
+def _check_rank(rank: int | None, world_size: int | None) -> None:
+    if (rank is None) != (world_size is None):
+        raise ConfigError(f"rank is {shown(rank)} and world_size {shown(world_size)}, wanted both or neither")
+    if rank is not None and world_size is not None:
+        check_count("world_size", world_size, 2**20)
+        check_count("rank", rank, world_size - 1, least=0)
+
+
+def _shared(number: int) -> torch.Tensor:
+    """A number in memory that processes share: a worker that lives on sees what its parent sets."""
+    tensor: torch.Tensor = torch.tensor([number]).share_memory_()  # type: ignore[no-untyped-call]
+    return tensor
+
+
+def _rank_in_torch() -> tuple[int, int] | None:
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return None
+
+
+def _rank_in_environment() -> tuple[int, int] | None:
+    """What torchrun and its likes set, also where nobody has initialised torch.distributed."""
+    rank, world = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
+    if rank.isdecimal() and world.isdecimal() and int(rank) < int(world):
+        return int(rank), int(world)
+    return None

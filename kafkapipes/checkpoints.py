@@ -172,26 +172,32 @@ def merged(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     Raises:
         StateError: they are not of one epoch, or one is missing, or twice.
     """
-    first = checkpoints[0]
-    if len(checkpoints) == 1 and first.share is None:
-        return first
+    whole = replace(checkpoints[0], share=None, done=0, missing=0)
+    if checkpoints == [whole]:
+        return whole
+    done: dict[Share, int] = {}
     for checkpoint in checkpoints:
-        if replace(checkpoint, share=None, done=0, missing=0) != replace(first, share=None, done=0, missing=0):
-            raise StateError("the states are of several epochs, orders or ranges, wanted those of one epoch")
-        if checkpoint.share is None or checkpoint.share[1::2] != (first.share or ())[1::2]:
-            raise StateError("the states are of different numbers of workers or ranks, wanted those of one moment")
-    done = {checkpoint.share: checkpoint.done for checkpoint in checkpoints}
-    assert first.share is not None
-    _, world, _, workers = first.share
-    wanted = [Share(rank, world, worker, workers) for rank in range(world) for worker in range(workers)]
-    if missing := [share for share in wanted if share not in done]:
+        if replace(checkpoint, share=None, done=0, missing=0) != whole:
+            raise StateError("the states are of several epochs, orders or ranges; wanted those of one epoch")
+        if checkpoint.share is None or checkpoint.share in done:
+            found = "a state of all readers" if checkpoint.share is None else f"two of {_reader(checkpoint.share)}"
+            raise StateError(f"wanted one state of each reader, found {found} among {len(checkpoints)}")
+        done[checkpoint.share] = checkpoint.done
+    workers = {share.rank: share.workers for share in done}
+    world = next(iter(done)).world
+    wanted = [
+        Share(rank, world, worker, workers.get(rank, 1))
+        for rank in range(world)
+        for worker in range(workers.get(rank, 1))
+    ]
+    if done.keys() != set(wanted):
+        missing = next((share for share in wanted if share not in done), None)
+        lacks = "states of different numbers of workers or ranks" if missing is None else f"none of {_reader(missing)}"
         raise StateError(
-            f"wanted the states of all {len(wanted)} readers, found {len(done)}, and none of {_reader(missing[0])}"
+            f"wanted the states of all {len(wanted)} readers at one moment, found {len(done)}, and {lacks}"
         )
-    if len(checkpoints) > len(wanted):
-        raise StateError(f"wanted one state of each of {len(wanted)} readers, found {len(checkpoints)}")
-    ranks = [tuple(done[Share(rank, world, worker, workers)] for worker in range(workers)) for rank in range(world)]
-    return replace(first, cuts=(*first.cuts, Cut(tuple(ranks))), share=None, done=0, missing=0)
+    ranks = [tuple(done[share] for share in wanted if share.rank == rank) for rank in range(world)]
+    return replace(whole, cuts=(*whole.cuts, Cut(tuple(ranks))))
 
 
 def states_in(found: object) -> list[dict[str, Any]]:
@@ -240,8 +246,8 @@ def _digest(fixed: Mapping[str, Any]) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def _check(digest: bytes, done: int, missing: int) -> str:
-    return hashlib.sha256(digest + f"{done},{missing}".encode()).hexdigest()[:16]
+def _check(digest: bytes, done: object, missing: object) -> str:
+    return hashlib.sha256(digest + f"{done!r},{missing!r}".encode()).hexdigest()[:16]
 
 
 def _fit(ranges: Sequence[OffsetRange], declared: Sequence[OffsetRange]) -> bool:

@@ -13,11 +13,11 @@ LADDER = [
     "formats.raw", "formats", "checkpoints", "ahead", "control", "kafka.addresses", "kafka.secrets", "kafka.config",
     "kafka.failures", "kafka.offsets", "kafka.watch", "kafka.fetcher", "kafka.sink", "kafka.dead_letter_topic",
     "windows", "pipes.parser", "pipes.reader", "pipes.decoder", "pipes.reshaper", "pipes.transformer", "dataset",
-    "stream", "streaming", "testing",
+    "stream", "streaming", "exactness", "testing",
 ]  # fmt: skip
 PACKAGES = {"", "kafka", "pipes"}  # their __init__ is a door or a sentence
 MAY_IMPORT_KAFKA = ("kafka.", "testing")
-MAY_IMPORT_TORCH = ("pipes.", "dataset", "stream")
+MAY_IMPORT_TORCH = ("pipes.", "dataset", "stream", "exactness")
 
 
 def modules():

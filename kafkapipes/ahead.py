@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 from kafkapipes.errors import KafkaPipesError
 
 Item = TypeVar("Item")
+Make = Callable[[Callable[[], bool]], Iterator[Item]]
 _END_S = 2.0  # in which the thread ends what it does, or is left behind: it is a daemon
 _LOOK_S = 1.0  # Ctrl-C is seen between two waits
 
@@ -20,15 +21,15 @@ class Ahead(Generic[Item]):
     Whatever the other one opens, it opens, uses and closes in that thread.
 
     Args:
-        make: makes the iterator
+        make: makes the iterator; called with what tells whether this was closed, for one that waits by itself
         weigh: what an item counts
         limit: as long as the items that wait to be taken count less, another one is made
 
-    >>> list(Ahead(lambda: iter([1, 2, 3]), weigh=int, limit=3))
+    >>> list(Ahead(lambda closed: iter([1, 2, 3]), weigh=int, limit=3))
     [1, 2, 3]
     """
 
-    def __init__(self, make: Callable[[], Iterator[Item]], weigh: Callable[[Item], int], limit: int) -> None:
+    def __init__(self, make: Make[Item], weigh: Callable[[Item], int], limit: int) -> None:
         self._queue: _Queue[Item] = _Queue(weigh, limit)
         self._pid = os.getpid()
         thread = threading.Thread(target=_fill, args=(self._queue, make), name="kafkapipes-ahead", daemon=True)
@@ -40,12 +41,22 @@ class Ahead(Generic[Item]):
         return self
 
     def __next__(self) -> Item:
+        self._check_process()
+        while not self._queue.ready(_LOOK_S):
+            pass
+        return self._queue.take()
+
+    def poll(self, timeout_s: float) -> Item | None:
+        """The next item; None where none has come in time."""
+        self._check_process()
+        return self._queue.take() if self._queue.ready(timeout_s) else None
+
+    def _check_process(self) -> None:
         if os.getpid() != self._pid:
             raise KafkaPipesError(
                 f"wanted to go on in process {os.getpid()}, but the read was begun in process {self._pid}, and no "
                 "consumer survives a fork; begin a read in this process"
             )
-        return self._queue.take()
 
 
 class _Queue(Generic[Item]):
@@ -73,11 +84,14 @@ class _Queue(Generic[Item]):
             self._weight += self._weigh(item)
             self._changed.notify_all()
 
-    def take(self) -> Item:
-        """The next item, once there is one; raises what has ended the thread."""
+    def ready(self, timeout_s: float) -> bool:
+        """Whether there is an item, or the end of the thread, within a time."""
         with self._changed:
-            while not self._items and self._end is None:
-                self._changed.wait(_LOOK_S)
+            return self._changed.wait_for(lambda: bool(self._items) or self._end is not None, timeout_s)
+
+    def take(self) -> Item:
+        """The next item; raises what has ended the thread."""
+        with self._changed:
             if not self._items:
                 assert self._end is not None
                 raise self._end
@@ -100,10 +114,10 @@ class _Queue(Generic[Item]):
             self._changed.notify_all()
 
 
-def _fill(queue: _Queue[Item], make: Callable[[], Iterator[Item]]) -> None:
+def _fill(queue: _Queue[Item], make: Make[Item]) -> None:
     end: BaseException = StopIteration()
     try:
-        items = make()
+        items = make(lambda: queue.stopped)
         for item in items:
             queue.put(item)
             del item  # the consumer's alone

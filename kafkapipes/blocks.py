@@ -96,10 +96,10 @@ class Places:
         places: np.ndarray = offsets + (self._begins[source] - self._starts[source])
         return places
 
-    def at(self, place: int) -> tuple[int, int]:
-        """(which range, offset) of one place."""
-        piece = next(self.pieces(place, place + 1))
-        return piece.source, piece.start
+    def at(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """int64 [B] twice: which range some places are of, and their offsets."""
+        sources = np.searchsorted(self._ends, places, side="right")
+        return sources, places + (self._starts - self._begins)[sources]
 
 
 class Course(Protocol):
@@ -118,7 +118,7 @@ class Course(Protocol):
 
 
 class Blocks:
-    """A whole epoch: all places, in blocks that are in their own order, or shuffled by a key.
+    """A whole epoch: all places, or the first `most`, in blocks that are in their own order, or shuffled by a key.
 
     >>> Blocks(10, 4).at(np.arange(10)).tolist()
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
@@ -128,8 +128,9 @@ class Blocks:
 
     depth = 0
 
-    def __init__(self, total: int, block: int, key: tuple[int, ...] | None = None) -> None:
-        self.total = total
+    def __init__(self, total: int, block: int, key: tuple[int, ...] | None = None, most: int | None = None) -> None:
+        self.total = total if most is None else min(total, most)
+        self._places = total
         self._block = block
         self._key = key
         count = -(-total // block)
@@ -144,7 +145,7 @@ class Blocks:
         if self._key is None:
             return positions
         last = len(self._order) - 1  # the block that may be short: behind it all is shifted
-        missing = (last + 1) * self._block - self.total
+        missing = (last + 1) * self._block - self._places
         short = int(np.flatnonzero(self._order == last)[0]) if missing else last
         whole = positions + np.where(positions >= (short + 1) * self._block - missing, missing, 0)
         places: np.ndarray = self._order[whole // self._block] * self._block + whole % self._block
@@ -152,7 +153,7 @@ class Blocks:
 
     @cached_property
     def _order(self) -> np.ndarray:
-        return shuffled(-(-self.total // self._block), *(self._key or ()))
+        return shuffled(-(-self._places // self._block), *(self._key or ()))
 
 
 class Rest:
@@ -326,6 +327,7 @@ class Order:
         window: blocks that are mixed with one another
         seed: of the shuffle; None leaves the ranges in their order
         equal_ranks: "drop" leaves out offsets so that all ranks have as many, "pad" repeats some; None does neither
+        most: offsets of an epoch, the first in its order; None: all
 
     >>> order = Order(block=4, batch=2, window=2, seed=None)
     >>> course = order.course(10, epoch=0)
@@ -338,11 +340,12 @@ class Order:
     window: int
     seed: int | None
     equal_ranks: str | None = None
+    most: int | None = None
 
     def course(self, total: int, epoch: int, cuts: Sequence[Cut] = ()) -> Course:
         """The course of an epoch through so many places, or of what several cuts have left of it."""
         key = None if self.seed is None else (self.seed, epoch)
-        course: Course = Blocks(total, self.block, key)
+        course: Course = Blocks(total, self.block, key, self.most)
         for cut in cuts:
             course = self._rest(course, epoch, cut)
         return course

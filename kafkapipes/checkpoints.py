@@ -17,7 +17,7 @@ from kafkapipes.options import shown
 from kafkapipes.ranges import OffsetRange, format_ranges, parse_ranges
 
 VERSION = 1
-_MOVING = ("done", "missing", "check")  # the rest stays as it is while one share is read
+_MOVING = ("done", "missing")  # the rest stays as it is while one share is read
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,7 @@ class Checkpoint:
         Raises:
             StateError: it is no state, or of another version, or torn, or changed.
         """
-        _check_whole(state)
-        fields: dict[str, Any] = dict(state)  # type: ignore[call-overload]  # checked
+        fields = check_whole(state, _MOVING)
         try:
             return cls(
                 tuple(parse_ranges(fields["ranges"])) if fields["ranges"] else (),
@@ -106,13 +105,7 @@ class Checkpoint:
             TopicChangedError: a topic was deleted and made anew since
             StateError: the state is of something else.
         """
-        for topic, wanted in self.topic_ids.items():
-            found = other.topic_ids.get(topic, wanted)
-            if "" not in (wanted, found) and wanted != found:
-                raise TopicChangedError(
-                    f"topic {topic} was deleted and made anew since the state was taken: wanted the topic of id "
-                    f"{wanted}, found {found}; its offsets name other records now, so begin the epoch anew"
-                )
+        check_topics(self.topic_ids, other.topic_ids)
         if self.ranges != other.ranges and not _fit(self.ranges, declared):
             raise StateError(
                 f"the state is of other ranges: it stands in {_named(self.ranges)}, wanted {_named(declared)}; resume "
@@ -138,10 +131,7 @@ class Checkpoint:
             return replace(self, share=share)
         if self.share[1::2] == (1, 1):  # the only reader: nobody else has a part of this
             return replace(merged([self]), share=share)
-        raise StateError(
-            f"the state is of {_reader(self.share)}, and this is {_reader(share)}; put the states of all of them "
-            "together by kafkapipes.merge_states, and load what it gives"
-        )
+        raise not_another(self.share, share)
 
 
 class StateWriter:
@@ -158,12 +148,11 @@ class StateWriter:
             "cuts": [[list(rank) for rank in cut.done] for cut in checkpoint.cuts],
             "share": None if checkpoint.share is None else list(checkpoint.share),
         }
-        self._digest = _digest(self._fixed)
+        self._digest = digest_of(self._fixed)
 
     def state(self, done: int, missing: int) -> dict[str, Any]:
         """A state at a position; plain values, none of which changes later."""
-        check = _check(self._digest, done, missing)
-        return {**self._fixed, "done": done, "missing": missing, "check": check}
+        return sealed(self._fixed, self._digest, {"done": done, "missing": missing})
 
 
 def merged(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
@@ -176,27 +165,14 @@ def merged(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     if checkpoints == [whole]:
         return whole
     done: dict[Share, int] = {}
+    readers = []
     for checkpoint in checkpoints:
-        if replace(checkpoint, share=None, done=0, missing=0) != whole:
-            raise StateError("the states are of several epochs, orders or ranges; wanted those of one epoch")
-        if checkpoint.share is None or checkpoint.share in done:
-            found = "a state of all readers" if checkpoint.share is None else f"two of {_reader(checkpoint.share)}"
-            raise StateError(f"wanted one state of each reader, found {found} among {len(checkpoints)}")
+        if checkpoint.share is None or replace(checkpoint, share=None, done=0, missing=0) != whole:
+            raise StateError("the states are of several moments, epochs, orders or ranges; wanted those of one moment")
+        readers.append(checkpoint.share)
         done[checkpoint.share] = checkpoint.done
-    workers = {share.rank: share.workers for share in done}
-    world = next(iter(done)).world
-    wanted = [
-        Share(rank, world, worker, workers.get(rank, 1))
-        for rank in range(world)
-        for worker in range(workers.get(rank, 1))
-    ]
-    if done.keys() != set(wanted):
-        missing = next((share for share in wanted if share not in done), None)
-        lacks = "states of different numbers of workers or ranks" if missing is None else f"none of {_reader(missing)}"
-        raise StateError(
-            f"wanted the states of all {len(wanted)} readers at one moment, found {len(done)}, and {lacks}"
-        )
-    ranks = [tuple(done[share] for share in wanted if share.rank == rank) for rank in range(world)]
+    wanted = check_all_there(readers)
+    ranks = [tuple(done[share] for share in wanted if share.rank == rank) for rank in range(wanted[0].world)]
     return replace(whole, cuts=(*whole.cuts, Cut(tuple(ranks))))
 
 
@@ -221,10 +197,23 @@ def states_in(found: object) -> list[dict[str, Any]]:
 
 
 _SAYS = {"block": "block_records", "batch": "batch_size", "window": "window_blocks", "seed": "the seed of the shuffle"}
-_SAYS |= {"equal_ranks": "equal_ranks"}
+_SAYS |= {"equal_ranks": "equal_ranks", "most": "max_records"}
 
 
-def _check_whole(state: object) -> None:
+def sealed(fixed: Mapping[str, Any], digest: bytes, moving: Mapping[str, Any]) -> dict[str, Any]:
+    """A state: what stays, what moves, and a check of both. `digest` is `digest_of` what stays."""
+    return {**fixed, **moving, "check": _check(digest, moving)}
+
+
+def check_whole(state: object, moving: Sequence[str]) -> dict[str, Any]:
+    """The fields of a state, after a look whether it is one, whole.
+
+    Args:
+        moving: the fields that are not in the digest of what stays
+
+    Raises:
+        StateError: it is no state, or of another version, or torn, or changed.
+    """
     if not isinstance(state, Mapping) or "version" not in state:
         raise StateError(f"wanted a state of a stream, found {shown(state)}")
     if state["version"] != VERSION:
@@ -232,22 +221,73 @@ def _check_whole(state: object) -> None:
             f"the state is of version {shown(state['version'])}, this kafkapipes reads version {VERSION}; resume with "
             "the kafkapipes that has made it"
         )
-    fixed = {name: value for name, value in state.items() if name not in _MOVING}
+    fixed = {name: value for name, value in state.items() if name not in (*moving, "check")}
     try:
-        whole = state["check"] == _check(_digest(fixed), state["done"], state["missing"])
+        whole = state["check"] == _check(digest_of(fixed), {name: state[name] for name in moving})
     except (KeyError, TypeError, ValueError):
         whole = False
     if not whole:
         raise StateError("the state is torn or was changed: its check does not fit; take an older one")
+    return dict(state)
 
 
-def _digest(fixed: Mapping[str, Any]) -> bytes:
-    text = json.dumps(fixed, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).digest()
+def digest_of(fixed: Mapping[str, Any]) -> bytes:
+    """A digest of the fields that stay as they are."""
+    return hashlib.sha256(_json(fixed)).digest()
 
 
-def _check(digest: bytes, done: object, missing: object) -> str:
-    return hashlib.sha256(digest + f"{done!r},{missing!r}".encode()).hexdigest()[:16]
+def check_topics(wanted: Mapping[str, str], found: Mapping[str, str]) -> None:
+    """Raise a `TopicChangedError` if a topic of a state is another one by now."""
+    for topic, topic_id in wanted.items():
+        now = found.get(topic, topic_id)
+        if "" not in (topic_id, now) and topic_id != now:
+            raise TopicChangedError(
+                f"topic {topic} was deleted and made anew since the state was taken: wanted the topic of id "
+                f"{topic_id}, found {now}; its offsets name other records now, so begin anew"
+            )
+
+
+def check_all_there(readers: Sequence[Share]) -> list[Share]:
+    """All readers of a stream, in order, after a look whether each is there, once.
+
+    Raises:
+        StateError: one is missing, or twice, or they are of different numbers.
+    """
+    for place, share in enumerate(readers):
+        if share in readers[:place]:
+            raise StateError(f"wanted one state of each reader, found two of {named(share)} among {len(readers)}")
+    workers = {share.rank: share.workers for share in readers}
+    world = readers[0].world
+    ranks = [(rank, workers.get(rank, 1)) for rank in range(world)]
+    wanted = [Share(rank, world, worker, count) for rank, count in ranks for worker in range(count)]
+    if set(readers) != set(wanted):
+        missing = next((share for share in wanted if share not in readers), None)
+        lacks = "states of different numbers of workers or ranks" if missing is None else f"none of {named(missing)}"
+        raise StateError(
+            f"wanted the states of all {len(wanted)} readers at one moment, found {len(readers)}, and {lacks}"
+        )
+    return wanted
+
+
+def not_another(share: Share, reader: Share) -> StateError:
+    """The error where the state of one of several readers is loaded by another."""
+    return StateError(
+        f"the state is of {named(share)}, and this is {named(reader)}; put the states of all of them together by "
+        "kafkapipes.merge_states, and load what it gives"
+    )
+
+
+def named(share: Share) -> str:
+    """A reader, for messages."""
+    return f"worker {share.worker} of {share.workers} of rank {share.rank} of {share.world}"
+
+
+def _check(digest: bytes, moving: Mapping[str, Any]) -> str:
+    return hashlib.sha256(digest + _json(moving)).hexdigest()[:16]
+
+
+def _json(fields: Mapping[str, Any]) -> bytes:
+    return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _fit(ranges: Sequence[OffsetRange], declared: Sequence[OffsetRange]) -> bool:
@@ -272,7 +312,3 @@ def _bounds_fit(found: OffsetRange, declared: OffsetRange) -> bool:
 
 def _named(ranges: Sequence[OffsetRange]) -> str:
     return f"{format_ranges(ranges[:5])}{', ...' if len(ranges) > 5 else ''}" if ranges else "no range"
-
-
-def _reader(share: Share) -> str:
-    return f"worker {share.worker} of {share.workers} of rank {share.rank} of {share.world}"

@@ -2,38 +2,44 @@
 
 import copy
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from kafkapipes.arrays import elements_of
 from kafkapipes.blocks import EQUAL_RANKS, LANES, Order, Share
+from kafkapipes.bounded import BoundedStream
 from kafkapipes.checkpoints import Checkpoint, Log, StateWriter, merged, states_in
 from kafkapipes.control import ControlMessage, as_control_message
 from kafkapipes.dataset import check_fits_torch
 from kafkapipes.dead_letters import RecordPolicies, TakeLetters
+from kafkapipes.decoding import Decoding
 from kafkapipes.errors import ConfigError, DataLossError, RangeError, StateError
+from kafkapipes.following import Followed, LiveCheckpoint, LiveStateWriter, Stripes, live_merged
 from kafkapipes.formats.raw import RawDecoder, element_type, least_bytes
 from kafkapipes.kafka.config import ClientConfig
 from kafkapipes.kafka.dead_letter_topic import DeadLetterTopic
 from kafkapipes.kafka.fetcher import Fetcher
+from kafkapipes.kafka.follower import Following
 from kafkapipes.kafka.offsets import ON_DATA_LOSS, ON_SHORT, plan_ranges
+from kafkapipes.live import LiveStream
+from kafkapipes.making import Making
 from kafkapipes.options import check_choice, check_count, check_seconds, shown
 from kafkapipes.pipes.transformer import Sample, Transform
-from kafkapipes.ranges import OffsetRange
+from kafkapipes.ranges import OffsetRange, Symbol, format_ranges
 from kafkapipes.report import ReadReport
-from kafkapipes.stream import Making, State, Stream, StreamIterator
-from kafkapipes.windows import Decoding
+from kafkapipes.shared import SharedNumber
+from kafkapipes.stream import Pass, State, StreamIterator
 
 BLOCK_BYTES = 2**20  # of a block, where the size of a sample is declared: it takes longer to read than to find
 BLOCK_RECORDS = 16_384  # of a block at the most
 UNDECLARED_BYTES = 1024  # of a sample, where its size is not declared: a guess
-_FETCHED = 5000  # records of one call of the client at the most
+STRIPE = 256  # offsets of a log without an end that are one reader's, where batches do not tell
 
 
 class StreamingKafkaDataset(IterableDataset[Sample]):
@@ -61,6 +67,9 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
         seed: of the shuffle; with the epoch it decides the order
         batch_size: records a batch; None gives samples
         batch_transform: called with values and labels of each batch (or the values alone)
+        coordinates: whether each sample comes with a third part, (topic, partition, offset), and each batch with what
+            collating makes of these: a list of topics, and int64 tensors [B] of partitions and offsets
+        batch_records: the most records fetched at once
         block_records: offsets a block; None: about 1 MiB of them, and of a small range a part
         window_blocks: blocks whose records are mixed with one another; 12 times as many are held
         prefetch_blocks: blocks that are read ahead, at the least; a shuffle reads what it holds, once more, ahead
@@ -68,6 +77,9 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
             the environment, have it when iterating begins
         equal_ranks: "drop" leaves out fewer than `world_size` offsets, "pad" repeats as many, and where offsets hold
             no record others come again, so that every rank has as many items; None does neither
+        max_records: the most offsets of an epoch, the first in its order; of ranges without an end the most records
+        idle_timeout_s: seconds without a new record after which a stream without an end is over; None: never
+        linger_s: seconds without a new record after which such a stream hands out a batch that is not full
         config: librdkafka properties; no secret is ever shown, a value may be a callable that fetches it
         on_data_loss, on_short, connect_timeout_s, stall_timeout_s: as for `PartitionReader`
         on_error, tombstone, null_key, dead_letter, dead_letter_payload, max_skipped: as for `ByteDecoder`
@@ -98,12 +110,17 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
         seed: int = 0,
         batch_size: int | None = None,
         batch_transform: Callable[..., Any] | None = None,
+        coordinates: bool = False,
+        batch_records: int = 5000,
         block_records: int | None = None,
         window_blocks: int = 8,
         prefetch_blocks: int = 4,
         rank: int | None = None,
         world_size: int | None = None,
         equal_ranks: str | None = None,
+        max_records: int | None = None,
+        idle_timeout_s: float | None = None,
+        linger_s: float = 0.5,
         config: Mapping[str, object] | None = None,
         on_data_loss: str = "raise",
         on_short: str = "raise",
@@ -117,46 +134,61 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
         stall_timeout_s: float = 60.0,
     ) -> None:
         message = as_control_message(control_message)
-        layout = message.format
-        _check_counts(batch_size, block_records, window_blocks, prefetch_blocks)
+        layout, self._declared = message.format, message.ranges
+        self._is_live = any(item.end is Symbol.UNBOUNDED for item in self._declared)
+        for name, value in (("batch_size", batch_size), ("block_records", block_records), ("max_records", max_records)):
+            if value is not None:
+                check_count(name, value, 2**62)
+        check_count("window_blocks", window_blocks, 2**20)
+        check_count("prefetch_blocks", prefetch_blocks, 2**20, least=0)
+        check_count("batch_records", batch_records, 1_000_000)  # librdkafka's bound on one call
+        check_count("seed", seed, 2**63 - 1, least=0)
+        check_choice("on_data_loss", on_data_loss, ON_DATA_LOSS)
+        check_choice("on_short", on_short, ON_SHORT)
+        for name, seconds in (("connect_timeout_s", connect_timeout_s), ("stall_timeout_s", stall_timeout_s)):
+            check_seconds(name, seconds)
+        check_seconds("linger_s", linger_s)
         _check_rank(rank, world_size)
         if equal_ranks is not None:
             check_choice("equal_ranks", equal_ranks, EQUAL_RANKS)
-        check_choice("on_data_loss", on_data_loss, ON_DATA_LOSS)
-        check_choice("on_short", on_short, ON_SHORT)
-        check_count("seed", seed, 2**63 - 1, least=0)
-        check_seconds("connect_timeout_s", connect_timeout_s)
-        check_seconds("stall_timeout_s", stall_timeout_s)
+        if idle_timeout_s is not None:
+            check_seconds("idle_timeout_s", idle_timeout_s)
+        _check_end(self._is_live, shuffle, equal_ranks, idle_timeout_s)
         if batch_size is None and batch_transform is not None:
             raise ConfigError("there is a batch_transform, but no batch_size; wanted both, or transform")
         if isinstance(dead_letter, DeadLetterTopic):
-            dead_letter.check_source({item.topic for item in message.ranges})
+            dead_letter.check_source({item.topic for item in self._declared})
         if batch_size is not None:
             check_fits_torch(layout.data_type)
             check_fits_torch(layout.label_type)
         data = element_type(layout.data_type, elements_of(layout.data_shape))
         label = None if layout.label_type is None else element_type(layout.label_type, elements_of(layout.label_shape))
         policies = RecordPolicies(on_error, tombstone, null_key, dead_letter, dead_letter_payload, max_skipped)
-        self._making = Making(transform, label_transform, batch_transform)
+        self._making = Making(transform, label_transform, batch_transform, bool(coordinates))
         self._decoding = Decoding(RawDecoder(data, label), layout.data_shape, layout.label_shape, policies)
         self._client = ClientConfig(bootstrap_servers, group_id, config)
-        self._reading: dict[str, Any] = {
-            "batch_records": _FETCHED, "stall_timeout_s": stall_timeout_s, "timestamps": False, "headers": False,
+        self._fetching: dict[str, Any] = {
+            "batch_records": batch_records, "stall_timeout_s": stall_timeout_s, "timestamps": False, "headers": False,
             "on_data_loss": on_data_loss,
         }  # fmt: skip
-        self._declared = message.ranges
         self._waits = on_short == "wait"
         self._planned, self._loss = _plan(self._declared, self._client, connect_timeout_s, on_data_loss, on_short)
         self._any_block = block_records is None
         block = block_records or _block_for(self._decoding.decoder, self._planned, window_blocks if shuffle else None)
         block = 1 if self._waits else block  # what is in a block that is not there yet would wait for the rest of it
-        self._order = Order(block, batch_size, window_blocks, seed if shuffle else None, equal_ranks)
+        self._order = Order(block, batch_size, window_blocks, seed if shuffle else None, equal_ranks, max_records)
+        self._stripe = block_records or batch_size or STRIPE
         self._prefetch = prefetch_blocks * block
+        self._ends_live: dict[str, Any] = {
+            "linger_s": linger_s,
+            "idle_timeout_s": idle_timeout_s,
+            "max_records": max_records,
+        }
         self._own_rank = None if rank is None or world_size is None else (rank, world_size)
         self._parents_rank: tuple[int, int] | None = None
-        self._epoch = _shared(0)
-        self._rest: Checkpoint | None = None
-        self._latest: ReadReport | None = None
+        self._epoch, self._stops = SharedNumber(0), SharedNumber(0)
+        self._rest: Checkpoint | LiveCheckpoint | None = None
+        self._latest: Pass | None = None
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the iterators to come: with the seed it decides their order. Workers that live on see it.
@@ -165,26 +197,33 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
             ConfigError: it is no number from 0, or this is the rest of another epoch.
         """
         check_count("epoch", epoch, 2**63 - 1, least=0)
-        if self._rest is not None and epoch != self._rest.epoch:
+        if isinstance(self._rest, Checkpoint) and epoch != self._rest.epoch:
             raise ConfigError(
-                f"this is the rest of epoch {self._rest.epoch}, wanted {epoch}; iterate the dataset itself"
+                f"this is the rest of epoch {self._rest.epoch}, wanted {epoch}; iterate the dataset that it is of"
             )
-        self._epoch[0] = epoch
+        self._epoch.value = epoch
 
     @property
     def epoch(self) -> int:
         """The epoch of the next iterator."""
-        return int(self._epoch[0])
+        return self._epoch.value
+
+    def stop(self) -> None:
+        """End all iterators of now, in workers too, before their next item; those begun later go on.
+
+        Their states stay good. May be called in any thread, as by a signal's handler.
+        """
+        self._stops.value += 1
 
     @property
     def ranges(self) -> list[OffsetRange]:
-        """The ranges in the order written, with numbers for bounds."""
-        return list(self._rest.ranges) if self._rest else self._planned.ranges
+        """The ranges in the order written, with numbers for bounds; those without an end as far as the log went."""
+        return list(self._rest.ranges) if isinstance(self._rest, Checkpoint) else self._planned.ranges
 
     @property
     def report(self) -> ReadReport:
         """Per range what was requested, delivered and missing: by the latest iterator of this process, or the plan."""
-        return self._planned if self._latest is None else self._latest
+        return self._planned if self._latest is None else self._latest.report
 
     def rest(self, states: object) -> "StreamingKafkaDataset":
         """What is left of an epoch, for any number of workers and ranks: each record of it once.
@@ -199,18 +238,20 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
         Raises:
             StateError: they are not whole, or of something else
         """
-        checkpoint = Checkpoint.from_state(merge_states(states))
+        state = merge_states(states)
         rest = copy.copy(self)
-        rest._rest = self._stream(Share()).checked(replace(checkpoint, share=None))
-        rest._epoch = _shared(checkpoint.epoch)
+        if self._is_live:
+            rest._rest = self._live_stream(Share()).checked(LiveCheckpoint.from_state(state))
+        else:
+            rest._rest = self._bounded_stream(Share()).checked(Checkpoint.from_state(state))
+            rest._epoch = SharedNumber(rest._rest.epoch)
         rest._latest = None
         return rest
 
     def __iter__(self) -> StreamIterator:
         share = self._share()
-        if share.world * share.workers > 1 or self._order.seed is not None:
-            self._check_shared(share)
-        return StreamIterator(self._stream(share))
+        self._check_shared(share)
+        return StreamIterator(self._live_stream(share) if self._is_live else self._bounded_stream(share))
 
     def __len__(self) -> int:
         """Items of an epoch, all workers together, known only with `equal_ranks`.
@@ -220,9 +261,8 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
         """
         if self._order.equal_ranks is None:
             raise TypeError("a stream has no length before it is read: offsets may hold no record; set equal_ranks")
-        share, start = self._share(), self._start()
-        total = sum(map(len, start.readable))
-        course = start.order.course(total, start.epoch, start.cuts)
+        share, start = self._share(), self._bounded_stream(self._share()).start
+        course = start.order.course(sum(map(len, start.readable)), start.epoch, start.cuts)
         return start.order.deal(course, start.epoch, share).items
 
     def __bool__(self) -> bool:
@@ -234,7 +274,7 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
 
     def __repr__(self) -> str:
         unit = "samples" if self._order.batch is None else f"batches of {self._order.batch}"
-        return f"StreamingKafkaDataset({unit} from {len(self.ranges)} range(s), epoch {self.epoch})"
+        return f"StreamingKafkaDataset({unit} from {len(self._declared)} range(s), epoch {self.epoch})"
 
     def _share(self) -> Share:
         worker = get_worker_info()
@@ -242,41 +282,70 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
         return Share(*rank) if worker is None else Share(*rank, worker.id, worker.num_workers)
 
     def _check_shared(self, share: Share) -> None:
-        if share.world > 1 and self._rest is None and not all(item.is_concrete for item in self._declared):
+        fixed = all(isinstance(item.start, int) if self._is_live else item.is_concrete for item in self._declared)
+        if share.world > 1 and self._rest is None and not fixed:
             raise RangeError(
                 "wanted concrete ranges, found symbolic ones on several ranks, which have resolved them at different "
                 "moments and so would lose or double records; resolve them once, format_ranges(dataset.ranges), and "
-                "give every rank that text"
+                "give every rank that text (without an end, where it has none)"
             )
-        if self._waits:
+        several = share.world * share.workers > 1 or self._order.seed is not None
+        if self._waits and several and not self._is_live and not self._loss:
             raise ConfigError(
                 "on_short is 'wait', wanted one reader that goes through the ranges in their order: another block may "
                 "begin where the log does not reach yet; read with one rank, num_workers=0 or 1, and no shuffle"
             )
 
-    def _note(self, report: ReadReport) -> None:
-        self._latest = report
+    def _note(self, latest: Pass) -> None:
+        self._latest = latest
 
-    def _start(self) -> Checkpoint:
-        if self._rest is not None:
-            return self._rest
+    def _stopped(self) -> Callable[[], bool]:
+        """What tells an iterator that is begun now whether it is to end."""
+        stops, before = self._stops, self._stops.value
+        return lambda: stops.value != before
+
+    def _bounded_stream(self, share: Share) -> BoundedStream:
         topic_ids = {account.range.topic: account.topic_id for account in self._planned}
         logs = tuple(Log(account.start, account.end, account.epoch, account.stable) for account in self._planned)
-        return Checkpoint(tuple(self._planned.ranges), topic_ids, logs, self._order, self.epoch)
-
-    def _stream(self, share: Share) -> Stream:
-        stable = {(item.range.topic, int(item.range.partition)): item.stable for item in self._planned}  # type: ignore[arg-type]  # concrete
-        return Stream(
-            start=replace(self._start(), share=share),
+        start = Checkpoint(tuple(self._planned.ranges), topic_ids, logs, self._order, self.epoch)
+        return BoundedStream(
+            start=replace(self._rest if isinstance(self._rest, Checkpoint) else start, share=share),
             declared=self._declared,
-            stable=stable,
+            stable={_partition(account.range): account.stable for account in self._planned},
             loss="" if self._rest else self._loss,
             any_block=self._any_block,
-            connect=partial(Fetcher, self._client, **self._reading),
+            connect=partial(Fetcher, self._client, **self._fetching),
             decoding=self._decoding,
             making=self._making,
             prefetch=self._prefetch,
+            stopped=self._stopped(),
             note=self._note,
+        )
+
+    def _live_stream(self, share: Share) -> LiveStream:
+        accounts = {_partition(account.range): account for account in self._planned}
+        topic_ids = {account.range.topic: account.topic_id for account in self._planned}
+        begun = {key: Followed(account.start, account.start, account.epoch) for key, account in accounts.items()}
+        start = LiveCheckpoint(format_ranges(self._declared), topic_ids, self._stripe, begun)
+        unbounded = [item for item in self._declared if item.end is Symbol.UNBOUNDED]
+        growing = frozenset(item.topic for item in unbounded if item.partition is Symbol.ALL)
+        endless = {(item.topic, item.partition) for item in unbounded}
+        ends = {key: account.end for key, account in accounts.items() if key[0] not in growing and key not in endless}
+        following = Following(
+            self._client, self._fetching, self._fetching["stall_timeout_s"], Stripes(self._stripe, share), topic_ids,
+            growing, ends,
+        )  # fmt: skip
+        return LiveStream(
+            start=replace(self._rest if isinstance(self._rest, LiveCheckpoint) else start, share=share),
+            following=following,
+            loss="" if self._rest else self._loss,
+            decoding=self._decoding,
+            making=self._making,
+            batch_size=self._order.batch,
+            prefetch=self._prefetch,
+            stopped=self._stopped(),
+            note=self._note,
+            **self._ends_live,
         )
 
 
@@ -297,19 +366,33 @@ def merge_states(states: object) -> State:
     found = states_in(states)
     if not found:
         raise StateError(f"wanted the states of a stream's readers, found none in {shown(states)}")
-    checkpoint = merged([Checkpoint.from_state(state) for state in found])
-    return StateWriter(checkpoint).state(0, 0)
+    if any("positions" in state for state in found):
+        whole = live_merged([LiveCheckpoint.from_state(state) for state in found])
+        return LiveStateWriter(whole).state(whole.followed, whole.records)
+    return StateWriter(merged([Checkpoint.from_state(state) for state in found])).state(0, 0)
 
 
 def _plan(
     ranges: Sequence[OffsetRange], client: ClientConfig, timeout_s: float, on_data_loss: str, on_short: str
 ) -> tuple[ReadReport, str]:
     """The accounts of the ranges, and why they cannot be read from the beginning; a state may stand behind that."""
-    planned = partial(plan_ranges, ranges, client, connect_timeout_s=timeout_s)
+    ended = [replace(item, end=Symbol.LATEST) if item.end is Symbol.UNBOUNDED else item for item in ranges]
+    planned = partial(plan_ranges, ended, client, connect_timeout_s=timeout_s)
     try:
-        return planned(on_data_loss=on_data_loss, on_short=on_short), ""
+        plan, loss = planned(on_data_loss=on_data_loss, on_short=on_short), ""
     except DataLossError as exc:
-        return planned(on_data_loss="continue", on_short="stop"), str(exc)
+        plan, loss = planned(on_data_loss="continue", on_short="stop"), str(exc)
+    partitions = Counter(_partition(account.range) for account in plan)
+    if ended != list(ranges) and (twice := [key for key, times in partitions.items() if times > 1]):
+        (topic, partition), times = twice[0], partitions[twice[0]]
+        raise RangeError(
+            f"wanted each partition once where a range has no end, found {topic}:{partition} {times} times"
+        )
+    return plan, loss
+
+
+def _partition(item: OffsetRange) -> tuple[str, int]:
+    return item.topic, int(item.partition)  # type: ignore[arg-type]  # concrete
 
 
 def _block_for(decoder: RawDecoder, plan: ReadReport, window_blocks: int | None) -> int:
@@ -323,12 +406,16 @@ def _block_for(decoder: RawDecoder, plan: ReadReport, window_blocks: int | None)
     return max(1, min(block, -(-total // (LANES * window_blocks))))
 
 
-def _check_counts(batch_size: int | None, block_records: int | None, window_blocks: int, prefetch_blocks: int) -> None:
-    for name, value in (("batch_size", batch_size), ("block_records", block_records)):
-        if value is not None:
-            check_count(name, value, 2**31)
-    check_count("window_blocks", window_blocks, 2**20)
-    check_count("prefetch_blocks", prefetch_blocks, 2**20, least=0)
+def _check_end(is_live: bool, shuffle: bool, equal_ranks: str | None, idle_timeout_s: float | None) -> None:
+    """Raise unless the options suit ranges that have, or have not, an end."""
+    if not is_live and idle_timeout_s is not None:
+        raise ConfigError("there is an idle_timeout_s, but every range has an end; leave it out")
+    if is_live and shuffle:
+        raise ConfigError(
+            "shuffle is True, but a range has no end, so there is no order of all its records; give it one"
+        )
+    if is_live and equal_ranks is not None:
+        raise ConfigError("there are equal_ranks, but a range has no end, and so no number of records; leave it out")
 
 
 def _check_rank(rank: int | None, world_size: int | None) -> None:
@@ -337,12 +424,6 @@ def _check_rank(rank: int | None, world_size: int | None) -> None:
     if rank is not None and world_size is not None:
         check_count("world_size", world_size, 2**20)
         check_count("rank", rank, world_size - 1, least=0)
-
-
-def _shared(number: int) -> torch.Tensor:
-    """A number in memory that processes share: a worker that lives on sees what its parent sets."""
-    tensor: torch.Tensor = torch.tensor([number]).share_memory_()  # type: ignore[no-untyped-call]
-    return tensor
 
 
 def _rank_in_torch() -> tuple[int, int] | None:

@@ -6,16 +6,15 @@ again gives the same.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain, islice
 from typing import Protocol
 
 import numpy as np
 
-from kafkapipes.arrays import ArrayBatch, Shape, builder_for, joined, reshape
+from kafkapipes.arrays import ArrayBatch, builder_for, joined
 from kafkapipes.blocks import Blocks, Deal, Places, Share, Window
-from kafkapipes.dead_letters import LeftOut, RecordPolicies
-from kafkapipes.formats.raw import RawDecoder
+from kafkapipes.decoding import Decoding, SampleDecoder
 from kafkapipes.records import RecordBatch
 from kafkapipes.report import RangeReport, ReadReport
 
@@ -38,46 +37,38 @@ class Fetches(Protocol):
 Connect = Callable[[], AbstractContextManager[Fetches]]
 
 
-@dataclass(frozen=True)
-class Decoding:
-    """How records become samples; those that do not fit are left out by the policies, or end the read."""
-
-    decoder: RawDecoder
-    data_shape: Shape | None
-    label_shape: Shape | None
-    policies: RecordPolicies
-
-
 class Cycle:
     """The items of one worker in a cycle of windows, read: they are taken one after the other.
 
     Attributes:
         items: how many
-        rows: int64 [places], item after item: where among the samples that of a place is, or NO_RECORD
+        places: int64, those of all items, item after item
+        rows: int64, where among the samples that of each place is, or NO_RECORD
     """
 
-    def __init__(self, sizes: np.ndarray, rows: np.ndarray, parts: Sequence[ArrayBatch]) -> None:
+    def __init__(self, sizes: np.ndarray, places: np.ndarray, rows: np.ndarray, parts: Sequence[ArrayBatch]) -> None:
         self.items = len(sizes)
+        self.places = places
         self.rows = rows
         self._edges = np.concatenate([[0], np.cumsum(sizes)]).tolist()
         self._parts = parts
         self._taken = 0
 
-    def take(self) -> ArrayBatch | None:
-        """The samples of the next item; None where its places hold none."""
+    def take(self) -> tuple[ArrayBatch, np.ndarray] | None:
+        """The samples of the next item, and their places; None where its places hold none."""
         begin, end = self._edges[self._taken : self._taken + 2]
         self._taken += 1
-        rows = self.rows[begin:end]
+        rows, places = self.rows[begin:end], self.places[begin:end]
         if (rows == NO_RECORD).any():
-            rows = rows[rows != NO_RECORD]
+            rows, places = rows[rows != NO_RECORD], places[rows != NO_RECORD]
         if not len(rows):
             return None
         first, last = int(rows[0]), int(rows[-1])
         if last - first == len(rows) - 1 and (np.diff(rows) == 1).all():
-            return self._between(first, last + 1)
+            return self._between(first, last + 1), places
         samples = self.samples
         assert samples is not None  # it has rows
-        return samples.select(rows)
+        return samples.select(rows), places
 
     @property
     def samples(self) -> ArrayBatch | None:
@@ -116,9 +107,7 @@ class WindowReader:
         self._places = places
         self._deal = deal
         self._share = share
-        self._decoding = decoding
-        self._decoder = decoding.decoder
-        self._left_out = LeftOut(decoding.policies)
+        self._decode = SampleDecoder(decoding)
         straight = deal.key is None and share.workers == 1 and isinstance(deal.course, Blocks)
         self._horizon = min(deal.first + deal.size, deal.course.total) if straight else 0
         self._open = (0, 0)  # places that the open stream has yet to give
@@ -145,7 +134,7 @@ class WindowReader:
         runs = _runs(np.sort(wanted), 0 if apart else min(READ_THROUGH, self._deal.block - 1))
         parts = (part for run in runs for part in self._take(fetcher, run))
         found, samples = _kept(parts) if self._deal.key is None else _copied(parts, len(wanted))
-        return Cycle(sizes, _rows(found, wanted), samples)
+        return Cycle(sizes, wanted, _rows(found, wanted), samples)
 
     def _wanted(self, windows: list[Window], done: int) -> tuple[np.ndarray, np.ndarray, bool]:
         """Of the items to be read, by number: how many places each has, which, and whether these are whole windows."""
@@ -204,13 +193,6 @@ class WindowReader:
         if wanted is None:
             return end - first
         return int(np.diff(np.searchsorted(wanted, self._places.of(source, np.array([first, end]))))[0])
-
-    def _decode(self, batch: RecordBatch) -> ArrayBatch:
-        batch = self._decoder.without_nulls(batch, self._left_out)
-        self._decoder = self._decoder.sized_by(batch)
-        samples = self._decoder.decode(batch, self._left_out)
-        self._left_out.settle()
-        return reshape(samples, self._decoding.data_shape, self._decoding.label_shape)
 
 
 def _only(batch: RecordBatch, places: np.ndarray, wanted: np.ndarray) -> RecordBatch:

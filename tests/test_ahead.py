@@ -18,7 +18,7 @@ class Source:
         self.made, self.closed_in, self.threads = 0, None, set()
         self._count, self._raises = count, raises
 
-    def items(self):
+    def items(self, closed):
         try:
             for number in range(self._count):
                 self.made += 1
@@ -81,7 +81,7 @@ def test_an_error_comes_behind_the_items_before_it():
 
 def test_an_error_in_making_the_iterator_is_an_error_of_the_first_item():
     with pytest.raises(ZeroDivisionError):
-        next(Ahead(lambda: 1 // 0, weigh=int, limit=1))
+        next(Ahead(lambda closed: 1 // 0, weigh=int, limit=1))
 
 
 def test_the_source_is_used_and_closed_in_the_thread_alone():
@@ -102,6 +102,34 @@ def test_what_nobody_refers_to_any_more_ends():
     gc.collect()
 
     assert source.closed_in == "kafkapipes-ahead"
+
+
+def test_an_item_is_waited_for_as_long_as_one_likes():
+    may_go_on = threading.Event()
+    items = Ahead(lambda closed: (may_go_on.wait() and number for number in (1, 2)), weigh=lambda item: 1, limit=1)
+
+    assert items.poll(0.01) is None
+    may_go_on.set()
+    assert [items.poll(5), items.poll(5)] == [1, 2]
+    with pytest.raises(StopIteration):
+        items.poll(5)
+
+
+def test_an_iterator_that_waits_by_itself_is_told_when_it_is_closed():
+    waiting = []
+
+    def wait(closed):
+        while not closed():
+            waiting.append(1)
+            time.sleep(0.01)
+        yield from ()
+
+    items = Ahead(wait, weigh=lambda item: 1, limit=1)
+    while not waiting:
+        time.sleep(0.01)
+    items.close()
+
+    assert settled(lambda: len(waiting)) == len(waiting)
 
 
 def test_closing_twice_does_no_harm():
@@ -133,7 +161,8 @@ def test_the_interpreter_ends_in_time_with_its_own_exit_code(blocked):
     """Also while the thread is amid a call that does not end."""
     code = (
         "import time\nfrom kafkapipes.ahead import Ahead\n"
-        f"items = Ahead(lambda: iter(lambda: time.sleep({60 if blocked else 0}) or 1, None), weigh=int, limit=1)\n"
+        f"wait = lambda: time.sleep({60 if blocked else 0}) or 1\n"
+        "items = Ahead(lambda closed: iter(wait, None), weigh=int, limit=1)\n"
         + ("time.sleep(0.1)" if blocked else "next(items)")
     )
     began = time.monotonic()

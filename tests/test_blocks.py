@@ -221,7 +221,7 @@ def test_places_are_the_offsets_of_ranges_end_to_end():
     assert list(places.pieces(5, 9)) == [Piece(0, 105, 107), Piece(2, 5, 7)]
     assert list(places.pieces(3, 3)) == []
     assert places.of(2, np.array([5, 9])).tolist() == [7, 11]
-    assert [places.at(place) for place in (0, 6, 7, 11)] == [(0, 100), (0, 106), (2, 5), (2, 9)]
+    assert [found.tolist() for found in places.at(np.array([11, 0, 6, 7]))] == [[2, 0, 0, 2], [9, 100, 106, 5]]
 
 
 @patient

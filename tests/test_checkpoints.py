@@ -40,9 +40,9 @@ def test_a_state_holds_the_position_and_what_it_is_of_in_plain_values():
     assert state(changed(cuts=(Cut(((3, 4), (5, 6))),)), 17, 2) == {
         "version": 1, "ranges": TEXT, "topic_ids": {"clicks": "id-1", "views": ""},
         "logs": "0:100:3:120,8:50:-1:50,7:7:0:9",
-        "order": {"block": 16, "batch": None, "window": 8, "seed": 5, "equal_ranks": None},
+        "order": {"block": 16, "batch": None, "window": 8, "seed": 5, "equal_ranks": None, "most": None},
         "epoch": 2, "cuts": [[[3, 4], [5, 6]]], "share": [0, 1, 0, 1], "done": 17, "missing": 2,
-        "check": "95cbe7dd425c1491",
+        "check": "a04d969f8db24f6a",
     }  # fmt: skip
 
 
@@ -237,10 +237,10 @@ def test_ranks_may_have_different_numbers_of_workers():
         (STATES[:5], "of all 6 readers at one moment, found 5, and none of worker 2 of 3 of rank 1 of 2"),
         (STATES[:3], "of all 4 readers at one moment, found 3, and none of worker 0 of 1 of rank 1 of 2"),
         ([*STATES, STATES[0]], "one state of each reader, found two of worker 0 of 3 of rank 0 of 2"),
-        ([*STATES[:5], state(changed(share=SHARES[5], epoch=3))], "several epochs"),
+        ([*STATES[:5], state(changed(share=SHARES[5], epoch=3))], "several moments, epochs"),
         ([*STATES[:5], state(changed(share=Share(1, 2, 2, 4)))], "none of worker 0 of 4 of rank 1 of 2"),
         ([*STATES, state(changed(share=Share(0, 3, 0, 3)))], "different numbers of workers or ranks"),
-        ([*STATES[:5], state(changed(share=None))], "a state of all readers among 6"),
+        ([*STATES[:5], state(changed(share=None))], "several moments, epochs"),
     ],
 )
 def test_states_that_are_not_whole_are_not_put_together(states, said):

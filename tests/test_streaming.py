@@ -164,6 +164,34 @@ def test_a_batch_transform_is_called_with_whole_batches(clicks):
     assert next(iter(alone)).dtype == torch.float32
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_samples_and_batches_tell_where_their_records_lie_if_asked_to(clicks, way):
+    first = {0: 0, 1: 150, 2: 190}  # label of the first record of each partition
+    samples = list(make(clicks, coordinates=True, **WAYS[way]))
+    batches = list(DataLoader(make(clicks, coordinates=True, batch_size=16, **WAYS[way]), batch_size=None))
+    loaded = list(DataLoader(make(clicks, coordinates=True, **WAYS[way]), batch_size=16, num_workers=2))
+
+    assert {topic for _, _, (topic, _, _) in samples} == {"clicks"}
+    assert all(label == first[partition] + offset for _, label, (_, partition, offset) in samples)
+    for found in (batches, loaded):
+        for _, labels, (topics, partitions, offsets) in found:
+            assert (list(topics), partitions.dtype, offsets.dtype) == (
+                ["clicks"] * len(labels),
+                torch.int64,
+                torch.int64,
+            )
+            assert labels.tolist() == [
+                first[partition] + offset
+                for partition, offset in zip(partitions.tolist(), offsets.tolist(), strict=True)
+            ]
+
+
+def test_a_value_alone_has_its_coordinates_beside_it(clicks):
+    value, where = next(iter(make(clicks, layout={"data_type": "uint8"}, coordinates=True)))
+
+    assert (value.shape, where) == ((6,), ("clicks", 0, 0))
+
+
 def test_changing_a_batch_in_place_changes_no_other(clicks):
     for _, labels in zip(range(5), make(clicks, batch_size=10), strict=False):
         labels[0].zero_()

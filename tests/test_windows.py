@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from kafkapipes.blocks import Cut, Order, Places, Share
 from kafkapipes.dead_letters import RecordPolicies
+from kafkapipes.decoding import Decoding
 from kafkapipes.errors import DecodeError
 from kafkapipes.formats.raw import RawDecoder, element_type
 from kafkapipes.ranges import OffsetRange, format_ranges
 from kafkapipes.records import BytesColumn, RecordBatch
 from kafkapipes.report import RangeReport, ReadReport
-from kafkapipes.windows import Decoding, WindowReader
+from kafkapipes.windows import WindowReader
 
 NUMBERS = Decoding(RawDecoder(element_type("int64"), None), None, None, RecordPolicies())
 
@@ -66,8 +67,9 @@ def items_of(made, done=0):
     items = []
     for cycle in made.read(done):
         for _ in range(cycle.items):
-            samples = cycle.take()
-            items.append([] if samples is None else samples.values[:, 0].tolist())
+            taken = cycle.take()
+            items.append([] if taken is None else taken[0].values[:, 0].tolist())
+            assert taken is None or taken[1].tolist() == items[-1]
     return items
 
 
@@ -216,7 +218,7 @@ def test_strings_of_any_length_are_put_in_order_too(seed):
     log = Log(ranges, gaps={5}, values=lambda place: ("x" * int(place) + str(place)).encode())
     made, _, deal = reader(log, ranges, Order(8, 6, 2, seed), decoding=texts)
 
-    found = [list(cycle.take().values) for cycle in made.read(0) for _ in range(cycle.items)]
+    found = [list(cycle.take()[0].values) for cycle in made.read(0) for _ in range(cycle.items)]
     places = expected(deal, Share(), {5})
     assert found == [["x" * place + str(place) for place in item] for item in places]
 
@@ -225,7 +227,7 @@ def test_a_batch_within_what_came_together_shares_its_memory():
     ranges = [OffsetRange("t", 0, 0, 64)]
     made, _, _ = reader(Log(ranges, batch=64), ranges, Order(64, 16, 1, None))
     (cycle,) = made.read(0)
-    first, second = cycle.take().values, cycle.take().values
+    first, second = cycle.take()[0].values, cycle.take()[0].values
 
     assert first.base is not None
     assert second.ctypes.data - first.ctypes.data == 16 * 8

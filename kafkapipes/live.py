@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -96,6 +96,8 @@ class LivePass(Iterator[Any]):
         return ReadReport(list(self._accounts.values()))
 
     def __next__(self) -> Any:
+        if self._stream.stopped():
+            self.close()
         return next(self._items)
 
     def state(self) -> dict[str, Any]:
@@ -146,41 +148,43 @@ class LivePass(Iterator[Any]):
             yield self._batch(pending, size)
 
     def _batch(self, pending: "_Pending", size: int) -> Any:
-        parts = pending.take(min(size, self._left(size)), self._pass)
+        parts = pending.take(min(size, self._left(size), pending.records), self._pass)
         self.done += sum(map(len, parts))
         making = self._stream.making
         return making.batch(joined(parts), _coordinates(parts))
 
     def _arrivals(self) -> Generator[tuple[Arrived | None, float], None, None]:
-        """What arrives, and seconds since a record did; None where nothing has for a moment."""
+        """What arrives, and seconds since all that there is was read; None where nothing has arrived for a moment."""
         if self._loss:
             raise DataLossError(self._loss)
         stream, since = self._stream, time.monotonic()
         if self._is_over():
             return
-        ahead = Ahead(self._follow, lambda arrived: 1 + len(arrived.samples or ()), max(1, stream.prefetch))
+        ahead = Ahead(self._follow, _News.weight, max(1, stream.prefetch))
         moment_s = min(_MOMENT_S, stream.linger_s / 2)
+        caught_up = False
         try:
             while not stream.stopped():
                 try:
-                    arrived = ahead.poll(moment_s)
+                    news = ahead.poll(moment_s)
                 except StopIteration:
                     return
-                if arrived and arrived.samples:
-                    since = time.monotonic()
-                silent_s = time.monotonic() - since
-                yield arrived, silent_s
+                if news is not None:
+                    caught_up, since = news.arrived is None, time.monotonic()
+                silent_s = time.monotonic() - since if caught_up else 0.0
+                yield None if news is None else news.arrived, silent_s
                 if stream.idle_timeout_s is not None and silent_s > stream.idle_timeout_s:
                     return
         finally:
             ahead.close()
 
-    def _follow(self, closed: Callable[[], bool]) -> Iterator[Arrived]:
+    def _follow(self, closed: Callable[[], bool]) -> Iterator["_News"]:
         """In the thread that reads."""
         stream = self._stream
         decode = SampleDecoder(stream.decoding)
         stopped = lambda: closed() or stream.stopped()  # noqa: E731  # one line says it
-        return Follower(stream.following, decode, self._checkpoint.followed, self._accounts, stopped).arrivals()
+        follower = Follower(stream.following, decode, self._checkpoint.followed, self._accounts, stopped)
+        return map(_News, follower.arrivals())
 
     def _pass(self, key: Partition, position: int, epoch: int) -> None:
         before = self._followed.get(key) or Followed(int(self._accounts[key].range.start), position)  # type: ignore[arg-type]
@@ -191,6 +195,16 @@ class LivePass(Iterator[Any]):
 
     def _is_over(self) -> bool:
         return self._most is not None and self.done >= self._most
+
+
+class _News(NamedTuple):
+    """What arrived, or None where all that there is was read."""
+
+    arrived: Arrived | None
+
+    def weight(self) -> int:
+        """Records, and one for the news."""
+        return 1 + len((self.arrived and self.arrived.samples) or ())
 
 
 class _Pending:

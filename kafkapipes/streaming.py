@@ -26,6 +26,7 @@ from kafkapipes.kafka.config import ClientConfig
 from kafkapipes.kafka.dead_letter_topic import DeadLetterTopic
 from kafkapipes.kafka.fetcher import Fetcher
 from kafkapipes.kafka.follower import Following
+from kafkapipes.kafka.group import GroupOffsets
 from kafkapipes.kafka.offsets import ON_DATA_LOSS, ON_SHORT, plan_ranges
 from kafkapipes.live import LiveStream
 from kafkapipes.making import Making
@@ -39,6 +40,7 @@ from kafkapipes.stream import Pass, State, StreamIterator
 BLOCK_BYTES = 2**20  # of a block, where the size of a sample is declared: it takes longer to read than to find
 BLOCK_RECORDS = 16_384  # of a block at the most
 UNDECLARED_BYTES = 1024  # of a sample, where its size is not declared: a guess
+_forked: list[object] = []  # clients inherited by a fork: freeing one there could hang
 STRIPE = 256  # offsets of a log without an end that are one reader's, where batches do not tell
 
 
@@ -60,7 +62,7 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
     Args:
         control_message: a `ControlMessage`, its dictionary, or its JSON text
         bootstrap_servers: `"host:port"`, or several, as a list or separated by commas
-        group_id: passed on to the client; nothing is committed under it
+        group_id: passed on to the client; nothing is committed under it but by `commit`
         transform: called with each value
         label_transform: called with each label
         shuffle: blocks of offsets in random order, and the records of several blocks mixed
@@ -80,6 +82,8 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
         max_records: the most offsets of an epoch, the first in its order; of ranges without an end the most records
         idle_timeout_s: seconds without a new record after which a stream without an end is over; None: never
         linger_s: seconds without a new record after which such a stream hands out a batch that is not full
+        from_committed: whether such a stream begins, in each partition, where `commit` or others have committed for
+            `group_id`, if anywhere
         config: librdkafka properties; no secret is ever shown, a value may be a callable that fetches it
         on_data_loss, on_short, connect_timeout_s, stall_timeout_s: as for `PartitionReader`
         on_error, tombstone, null_key, dead_letter, dead_letter_payload, max_skipped: as for `ByteDecoder`
@@ -121,6 +125,7 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
         max_records: int | None = None,
         idle_timeout_s: float | None = None,
         linger_s: float = 0.5,
+        from_committed: bool = False,
         config: Mapping[str, object] | None = None,
         on_data_loss: str = "raise",
         on_short: str = "raise",
@@ -153,7 +158,7 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
             check_choice("equal_ranks", equal_ranks, EQUAL_RANKS)
         if idle_timeout_s is not None:
             check_seconds("idle_timeout_s", idle_timeout_s)
-        _check_end(self._is_live, shuffle, equal_ranks, idle_timeout_s)
+        _check_end(self._is_live, shuffle, equal_ranks, idle_timeout_s, from_committed)
         if batch_size is None and batch_transform is not None:
             raise ConfigError("there is a batch_transform, but no batch_size; wanted both, or transform")
         if isinstance(dead_letter, DeadLetterTopic):
@@ -189,6 +194,11 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
         self._epoch, self._stops = SharedNumber(0), SharedNumber(0)
         self._rest: Checkpoint | LiveCheckpoint | None = None
         self._latest: Pass | None = None
+        self._group: tuple[int, GroupOffsets] | None = None
+        self._committed: dict[tuple[str, int], int] = {}
+        if from_committed:
+            self._committed = self._group_offsets().committed({_partition(account.range) for account in self._planned})
+            self._group = None  # before any fork
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the iterators to come: with the seed it decides their order. Workers that live on see it.
@@ -224,6 +234,27 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
     def report(self) -> ReadReport:
         """Per range what was requested, delivered and missing: by the latest iterator of this process, or the plan."""
         return self._planned if self._latest is None else self._latest.report
+
+    def commit(self, states: object) -> None:
+        """Commit to the group `group_id` what was handed out, of ranges without an end: lag shows, and a start goes on.
+
+        Of each partition the offset is committed below which everything was handed out by all readers: never what was
+        only read ahead. Call it when what was handed out has had its effect, such as a step of training. A dataset
+        with `from_committed=True` begins there: what was handed out since comes again.
+
+        Args:
+            states: where all readers stand, as for `rest`
+
+        Raises:
+            StateError: they are not whole, or of something else
+            ConfigError: every range has an end
+            AuthorizationError, StalledError: the group may not be written, or no broker answers
+            KafkaPipesError: consumers have joined the group
+        """
+        if not self._is_live:
+            raise ConfigError("wanted ranges without an end to commit for, found that each has one: keep a state")
+        whole = self._live_stream(Share()).checked(LiveCheckpoint.from_state(merge_states(states)))
+        self._group_offsets().commit({key: followed.position for key, followed in whole.followed.items()})
 
     def rest(self, states: object) -> "StreamingKafkaDataset":
         """What is left of an epoch, for any number of workers and ranks: each record of it once.
@@ -270,7 +301,7 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
 
     def __getstate__(self) -> dict[str, Any]:
         rank = _rank_in_torch() or self._parents_rank  # in a process that is not forked nobody knows it
-        return {**self.__dict__, "_latest": None, "_parents_rank": rank}
+        return {**self.__dict__, "_latest": None, "_group": None, "_parents_rank": rank}
 
     def __repr__(self) -> str:
         unit = "samples" if self._order.batch is None else f"batches of {self._order.batch}"
@@ -295,6 +326,15 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
                 "on_short is 'wait', wanted one reader that goes through the ranges in their order: another block may "
                 "begin where the log does not reach yet; read with one rank, num_workers=0 or 1, and no shuffle"
             )
+
+    def _group_offsets(self) -> GroupOffsets:
+        """The client of this process that commits."""
+        if self._group is not None and self._group[0] != os.getpid():
+            _forked.append(self._group)
+            self._group = None
+        if self._group is None:
+            self._group = os.getpid(), GroupOffsets(self._client, self._fetching["stall_timeout_s"])
+        return self._group[1]
 
     def _note(self, latest: Pass) -> None:
         self._latest = latest
@@ -325,7 +365,11 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
     def _live_stream(self, share: Share) -> LiveStream:
         accounts = {_partition(account.range): account for account in self._planned}
         topic_ids = {account.range.topic: account.topic_id for account in self._planned}
-        begun = {key: Followed(account.start, account.start, account.epoch) for key, account in accounts.items()}
+        begun = {
+            key: Followed(first, first, account.epoch)
+            for key, account in accounts.items()
+            for first in [self._committed.get(key, account.start)]
+        }
         start = LiveCheckpoint(format_ranges(self._declared), topic_ids, self._stripe, begun)
         unbounded = [item for item in self._declared if item.end is Symbol.UNBOUNDED]
         growing = frozenset(item.topic for item in unbounded if item.partition is Symbol.ALL)
@@ -406,10 +450,13 @@ def _block_for(decoder: RawDecoder, plan: ReadReport, window_blocks: int | None)
     return max(1, min(block, -(-total // (LANES * window_blocks))))
 
 
-def _check_end(is_live: bool, shuffle: bool, equal_ranks: str | None, idle_timeout_s: float | None) -> None:
+def _check_end(
+    is_live: bool, shuffle: bool, equal_ranks: str | None, idle_timeout_s: float | None, from_committed: bool
+) -> None:
     """Raise unless the options suit ranges that have, or have not, an end."""
-    if not is_live and idle_timeout_s is not None:
-        raise ConfigError("there is an idle_timeout_s, but every range has an end; leave it out")
+    for name, given in (("idle_timeout_s", idle_timeout_s is not None), ("from_committed", from_committed)):
+        if given and not is_live:
+            raise ConfigError(f"there is {name}, but every range has an end; leave it out")
     if is_live and shuffle:
         raise ConfigError(
             "shuffle is True, but a range has no end, so there is no order of all its records; give it one"

@@ -12,7 +12,7 @@ LADDER = [
     "errors", "options", "memory", "ranges", "blocks", "report", "progress", "records", "dead_letters", "arrays",
     "formats.raw", "formats", "decoding", "checkpoints", "following", "ahead", "control", "kafka.addresses",
     "kafka.secrets", "kafka.config", "kafka.failures", "kafka.offsets", "kafka.watch", "kafka.fetcher",
-    "kafka.follower", "kafka.sink", "kafka.dead_letter_topic", "windows", "pipes.parser", "pipes.reader",
+    "kafka.follower", "kafka.group", "kafka.sink", "kafka.dead_letter_topic", "windows", "pipes.parser", "pipes.reader",
     "pipes.decoder", "pipes.reshaper", "pipes.transformer", "dataset", "making", "bounded", "live", "stream", "shared",
     "streaming", "exactness", "testing",
 ]  # fmt: skip

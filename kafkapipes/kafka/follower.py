@@ -95,8 +95,8 @@ class Follower:
         self._watch = TopicWatch(following.client, following.stall_timeout_s)
         self._discovered = time.monotonic()
 
-    def arrivals(self) -> Iterator[Arrived]:
-        """What is written to the logs, until this is stopped, or all have come to their ends.
+    def arrivals(self) -> Iterator[Arrived | None]:
+        """What is written to the logs, and None when all of it was read; until this is stopped, or all logs have ended.
 
         Raises:
             TopicChangedError, TopicError, TruncationError, DataLossError: a log is not the one that was followed
@@ -109,13 +109,16 @@ class Follower:
         ):
             try:
                 self._check_positions(logs, fetcher)
+                caught_up = False
                 while self._open() and not self._stopped():
-                    nothing = True
+                    before, caught_up = caught_up, True
                     for key, (end, epoch) in self._ask(logs).items():
                         for arrived in self._read(fetcher, key, end, epoch):
-                            nothing = False
+                            caught_up = False
                             yield arrived
-                    if nothing:
+                    if caught_up:
+                        if not before:
+                            yield None
                         time.sleep(POLL_S)
                     self._look_around(logs)
             finally:

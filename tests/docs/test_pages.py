@@ -78,7 +78,10 @@ def test_the_errors_page_has_every_policy_with_its_default_and_places():
 
 
 def test_the_errors_page_has_every_timeout_with_its_default_and_places():
-    table = {code(row[0])[0]: (float(row[1]), set(code(row[2]))) for row in rows("errors.md", "Timeouts")}
+    table = {
+        code(row[0])[0]: (None if row[1] == "never" else float(row[1]), set(code(row[2])))
+        for row in rows("errors.md", "Timeouts")
+    }
     places = options(".*_timeout_s")
 
     assert table == {option: (PLACES[min(taken)][option].default, taken) for option, taken in places.items()}

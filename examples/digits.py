@@ -16,27 +16,24 @@ from kafkapipes import KafkaSink, TrainingKafkaDataset
 from kafkapipes.testing import EmbeddedKafka
 
 
-def to_tensor(image):
-    return torch.from_numpy(image)[None] / 16  # [1, 8, 8], pixels from 0 to 1
+def to_input(images, labels):
+    return images[:, None] / 16, labels.long()  # [B, 1, 8, 8], pixels from 0 to 1
 
 
 def through_kafka(servers, topic, images, labels):
     with KafkaSink(topic, servers) as sink:
         sink.send_batch(images.reshape(-1, 8, 8).astype("uint8"), labels.astype("uint8"))
-    dataset = TrainingKafkaDataset(sink.control_message, servers, "digits", to_tensor, label_transform=int)
+    dataset = TrainingKafkaDataset(sink.control_message, servers, "digits")
     print(f"published {sink.control_message.topic}, read {dataset.report}")
     return dataset
 
 
-def train_epoch(model, optimizer, dataset):
-    total = 0.0
-    for images, labels in torch.utils.data.DataLoader(dataset, batch_size=32, shuffle=True):
-        loss = nn.functional.cross_entropy(model(images), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        total += loss.item() * len(labels) / len(dataset)
-    return total
+def train_step(model, optimizer, images, labels):
+    loss = nn.functional.cross_entropy(model(images), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item() * len(labels)
 
 
 def draw(dataset, predicted, losses):
@@ -65,10 +62,12 @@ def main():
         training, testing = [through_kafka(servers, args.topic, *part) for part in (parts[::2], parts[1::2])]
     model = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 6 * 6, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
-    losses = [train_epoch(model, optimizer, training) for _ in range(15)]
+    loader = training.loader(batch_size=32, shuffle=True, batch_transform=to_input)
+    losses = [sum(train_step(model, optimizer, *batch) for batch in loader) / len(training) for _ in range(15)]
     print("loss by epoch", *(f"{loss:.3f}" for loss in losses))
-    predicted = model(torch.stack([image for image, _ in testing])).argmax(1)
-    accuracy = (predicted == testing.labels).double().mean()
+    images, labels = to_input(testing.values, testing.labels)
+    predicted = model(images).argmax(1)
+    accuracy = (predicted == labels).double().mean()
     draw(testing, predicted, losses).savefig(args.output, dpi=120)
     print(f"test accuracy {accuracy:.1%}, picture in {args.output}")
     if accuracy < 0.95:

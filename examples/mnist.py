@@ -11,17 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from kafkapipes import KafkaSink, TrainingKafkaDataset
 from kafkapipes.testing import EmbeddedKafka
 
-try:
-    from torchvision.transforms.functional import to_tensor
-except ImportError:
 
-    def to_tensor(image):
-        return torch.from_numpy(image)[None] / 255  # [1, 28, 28], pixels from 0 to 1
+def to_input(images, labels):
+    return images[:, None] / 255, labels.long()  # [B, 1, 28, 28], pixels from 0 to 1
 
 
 def read_idx(folder, name):
@@ -36,7 +32,7 @@ def read_idx(folder, name):
 def through_kafka(servers, topic, images, labels):
     with KafkaSink(topic, servers) as sink:
         sink.send_batch(images, labels)
-    dataset = TrainingKafkaDataset(sink.control_message, servers, "mnist", to_tensor, label_transform=int)
+    dataset = TrainingKafkaDataset(sink.control_message, servers, "mnist")
     print(f"published {sink.control_message.topic}, read {dataset.report}")
     return dataset
 
@@ -66,12 +62,14 @@ def main():
         training, testing = [through_kafka(servers, args.topic, *columns) for columns in arrays]
     model = nn.Sequential(nn.Conv2d(1, 32, 5), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(32 * 6 * 6, 10))
     optimizer = torch.optim.Adam(model.parameters())
+    train_loader = training.loader(batch_size=32, shuffle=True, batch_transform=to_input)
+    test_loader = testing.loader(batch_size=500, batch_transform=to_input)
     for epoch in range(1, args.epochs + 1):
-        for images, labels in DataLoader(training, batch_size=32, shuffle=True):
+        for images, labels in train_loader:
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(images), labels).backward()
             optimizer.step()
-        right = sum((model(images).argmax(1) == labels).sum() for images, labels in DataLoader(testing, batch_size=500))
+        right = sum((model(images).argmax(1) == labels).sum() for images, labels in test_loader)
         print(f"epoch {epoch}: test accuracy {right / len(testing):.1%}")
 
 

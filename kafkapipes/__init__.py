@@ -31,6 +31,7 @@ from kafkapipes.kafka.config import SecurityWarning
 from kafkapipes.kafka.dead_letter_topic import DeadLetterTopic
 from kafkapipes.kafka.secrets import FromEnvironment
 from kafkapipes.kafka.sink import KafkaSink
+from kafkapipes.loader import TensorLoader
 from kafkapipes.pipes.decoder import ByteDecoder
 from kafkapipes.pipes.parser import RangeParser
 from kafkapipes.pipes.reader import PartitionReader
@@ -45,9 +46,9 @@ from kafkapipes.streaming import StreamingKafkaDataset, merge_states
 __all__ = [
     "ArrayBatch", "AtTime", "AuthError", "AuthorizationError", "ByteDecoder", "BytesColumn", "BytesTensor",
     "ConfigError", "ConnectError", "ControlMessage", "ControlMessageError", "CorruptDataError", "DataLossError",
-    "DeadLetter", "DeadLetterTopic", "DecodeError", "DeliveryError", "FromEnvironment", "KafkaPipesError",
-    "KafkaSink", "Last", "MemoryLimitError", "OffsetRange", "PartitionReader", "RangeError", "RangeParser",
-    "RangeReport", "ReadReport", "RecordBatch", "Reshaper", "SecurityWarning", "StalledError", "StateError",
-    "StreamIterator", "StreamingKafkaDataset", "Symbol", "TextColumn", "TopicChangedError", "TopicError",
+    "DeadLetter", "DeadLetterTopic", "DecodeError", "DeliveryError", "FromEnvironment", "KafkaPipesError", "KafkaSink",
+    "Last", "MemoryLimitError", "OffsetRange", "PartitionReader", "RangeError", "RangeParser", "RangeReport",
+    "ReadReport", "RecordBatch", "Reshaper", "SecurityWarning", "StalledError", "StateError", "StreamIterator",
+    "StreamingKafkaDataset", "Symbol", "TensorLoader", "TextColumn", "TopicChangedError", "TopicError",
     "TrainingKafkaDataset", "Transformer", "TruncationError", "format_ranges", "merge_states", "parse_ranges",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """TrainingKafkaDataset: assembles the five pipes, runs them once into memory, and is then a map-style dataset."""
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from kafkapipes.dead_letters import TakeLetters
 from kafkapipes.errors import ConfigError
 from kafkapipes.formats.raw import Numbers, RawFormat, element_type, least_bytes, no_rows
 from kafkapipes.kafka.dead_letter_topic import DeadLetterTopic
+from kafkapipes.loader import TensorLoader, take
 from kafkapipes.memory import ByteLimit, MachineLimit, MemoryLimit
 from kafkapipes.pipes.decoder import ByteDecoder
 from kafkapipes.pipes.parser import RangeParser
@@ -59,10 +60,17 @@ class BytesTensor(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self[row] for row in range(*index.indices(len(self)))]
-        row = _row(index, len(self))
-        item = self.buffer[int(self.bounds[row]) : int(self.bounds[row + 1])].numpy().tobytes()
-        return item.decode() if self._is_text else item
+            return self.__getitems__(range(*index.indices(len(self))))
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """The entries at several indices."""
+        rows = _rows(indices, len(self))
+        bounds, content = self.bounds.numpy(), self.buffer.numpy().data
+        parts = [
+            content[start:end] for start, end in zip(bounds[rows].tolist(), bounds[rows + 1].tolist(), strict=True)
+        ]
+        return [str(part, "utf-8") for part in parts] if self._is_text else [bytes(part) for part in parts]
 
     def __repr__(self) -> str:
         return f"BytesTensor({len(self)} {'strings' if self._is_text else 'byte strings'}, {len(self.buffer)} bytes)"
@@ -181,22 +189,60 @@ class TrainingKafkaDataset(Dataset[Sample]):
         partition = int(source.partition)  # type: ignore[arg-type]  # resolved
         return source.topic, partition, int(offsets[run] + row - rows[run])
 
+    def loader(
+        self,
+        batch_size: int = 1,
+        shuffle: bool = False,
+        *,
+        seed: int = 0,
+        sampler: Iterable[int] | None = None,
+        drop_last: bool = False,
+        batch_transform: Callable[..., Any] | None = None,
+        pin_memory: bool = False,
+        device: torch.device | str | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> TensorLoader:
+        """The batches of this dataset, each gathered in one go: what to train with where the samples need no Python.
+
+        The arguments are those of `TensorLoader`, whose iterations are epochs that yield `(values, labels)`.
+
+        >>> import numpy as np
+        >>> from kafkapipes.testing import EmbeddedKafka
+        >>> with EmbeddedKafka() as kafka:
+        ...     kafka.fill("clicks", [(bytes([number]), bytes([number % 2])) for number in range(5)])
+        ...     message = {"topic": "clicks:0:0:5", "input_config": {"data_type": "uint8", "label_type": "uint8"}}
+        ...     dataset = TrainingKafkaDataset(message, kafka.bootstrap_servers, "readers")
+        >>> for values, labels in dataset.loader(batch_size=3):
+        ...     values.flatten(), labels
+        (tensor([0, 1, 2], dtype=torch.uint8), tensor([0, 1, 0], dtype=torch.uint8))
+        (tensor([3, 4], dtype=torch.uint8), tensor([1, 0], dtype=torch.uint8))
+        """
+        return TensorLoader(
+            self, batch_size, shuffle, seed=seed, sampler=sampler, drop_last=drop_last, batch_transform=batch_transform,
+            pin_memory=pin_memory, device=device, rank=rank, world_size=world_size,
+        )  # fmt: skip
+
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: Any) -> Any:
         """The sample at an index; the list of samples for a slice, a list, or a 1-d array or tensor of indices."""
-        if type(index) is int:  # by far the most frequent, and the checks below cost more than the sample
+        if type(index) is int and -self._length <= index < self._length:  # by far the most frequent
             return self._sample(index)
         if isinstance(index, slice):
             return self.__getitems__(range(*index.indices(len(self))))
         if isinstance(index, Sequence) or getattr(index, "ndim", 0) == 1:
             return self.__getitems__(index if isinstance(index, Sequence) else index.tolist())
-        return self._sample(index)
+        return self._sample(_row(index, len(self)))
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
-        """The samples at several indices; DataLoader fetches its batches by this."""
-        return [self._sample(index) for index in indices]
+        """The samples at several indices, rows of one copy; DataLoader fetches its batches by this."""
+        rows = _rows(indices, len(self))
+        values = _mapped(self.transform, take(self.values, rows))
+        if self.labels is None:
+            return list(values)
+        return list(zip(values, _mapped(self.label_transform, take(self.labels, rows)), strict=True))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_views": {}}  # they would be pickled by value, beside their tensors
@@ -205,8 +251,7 @@ class TrainingKafkaDataset(Dataset[Sample]):
         shape = tuple(getattr(self.values, "shape", (len(self),)))
         return f"TrainingKafkaDataset({len(self)} samples, values {list(shape)} from {len(self.report)} range(s))"
 
-    def _sample(self, index: Any) -> Sample:
-        row = _row(index, len(self))
+    def _sample(self, row: int) -> Sample:
         value = self._view("values")[row]
         label = None if self.labels is None else self._view("labels")[row]
         return make_sample(_fresh(value), _fresh(label), self.transform, self.label_transform)
@@ -301,6 +346,10 @@ def _fresh(item: Any) -> Any:
     return item.copy() if isinstance(item, np.ndarray) else item
 
 
+def _mapped(transform: Transform | None, items: Iterable[Any]) -> Iterable[Any]:
+    return items if transform is None else map(transform, items)
+
+
 def _row(index: Any, length: int) -> int:
     if isinstance(index, bool | np.bool_):
         raise TypeError(f"an index is {index!r}, wanted a whole number: a mask does not select here")
@@ -308,3 +357,10 @@ def _row(index: Any, length: int) -> int:
     if not -length <= row < length:
         raise IndexError(f"sample {row} of {length}: wanted an index from {-length} to {length - 1}")
     return row % length if length else row
+
+
+def _rows(indices: Sequence[int], length: int) -> np.ndarray:
+    """int64 [B], from 0: the rows of several indices."""
+    if set(map(type, indices)) != {int} or not -length <= min(indices) <= max(indices) < length:
+        indices = [_row(index, length) for index in indices]  # which raises for what is no index, or outside
+    return np.array(indices, np.int64) % max(1, length)

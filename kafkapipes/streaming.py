@@ -28,6 +28,7 @@ from kafkapipes.kafka.fetcher import Fetcher
 from kafkapipes.kafka.follower import Following
 from kafkapipes.kafka.group import GroupOffsets
 from kafkapipes.kafka.offsets import ON_DATA_LOSS, ON_SHORT, plan_ranges
+from kafkapipes.kafka.release import leave_to_parent
 from kafkapipes.live import LiveStream
 from kafkapipes.making import Making
 from kafkapipes.options import check_choice, check_count, check_seconds, shown
@@ -40,7 +41,6 @@ from kafkapipes.stream import Pass, State, StreamIterator
 BLOCK_BYTES = 2**20  # of a block, where the size of a sample is declared: it takes longer to read than to find
 BLOCK_RECORDS = 16_384  # of a block at the most
 UNDECLARED_BYTES = 1024  # of a sample, where its size is not declared: a guess
-_forked: list[object] = []  # clients inherited by a fork: freeing one there could hang
 STRIPE = 256  # offsets of a log without an end that are one reader's, where batches do not tell
 
 
@@ -330,7 +330,7 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
     def _group_offsets(self) -> GroupOffsets:
         """The client of this process that commits."""
         if self._group is not None and self._group[0] != os.getpid():
-            _forked.append(self._group)
+            leave_to_parent(self._group)
             self._group = None
         if self._group is None:
             self._group = os.getpid(), GroupOffsets(self._client, self._fetching["stall_timeout_s"])

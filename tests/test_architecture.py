@@ -11,14 +11,14 @@ PACKAGE = Path(kafkapipes.__file__).parent
 LADDER = [
     "errors", "options", "memory", "ranges", "blocks", "report", "progress", "records", "dead_letters", "arrays",
     "formats.raw", "formats", "decoding", "checkpoints", "following", "ahead", "control", "kafka.addresses",
-    "kafka.secrets", "kafka.config", "kafka.failures", "kafka.offsets", "kafka.watch", "kafka.fetcher",
+    "kafka.secrets", "kafka.config", "kafka.failures", "kafka.release", "kafka.offsets", "kafka.watch", "kafka.fetcher",
     "kafka.follower", "kafka.group", "kafka.sink", "kafka.dead_letter_topic", "windows", "pipes.parser", "pipes.reader",
-    "pipes.decoder", "pipes.reshaper", "pipes.transformer", "dataset", "making", "bounded", "live", "stream", "shared",
-    "streaming", "exactness", "testing",
+    "pipes.decoder", "pipes.reshaper", "pipes.transformer", "order", "loader", "dataset", "making", "bounded", "live",
+    "stream", "shared", "streaming", "exactness", "testing",
 ]  # fmt: skip
 PACKAGES = {"", "kafka", "pipes"}  # their __init__ is a door or a sentence
 MAY_IMPORT_KAFKA = ("kafka.", "testing")
-MAY_IMPORT_TORCH = ("pipes.", "dataset", "making", "shared", "streaming", "exactness")
+MAY_IMPORT_TORCH = ("pipes.", "order", "loader", "dataset", "making", "shared", "streaming", "exactness")
 
 
 def modules():

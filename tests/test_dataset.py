@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from kafkapipes import (
     DecodeError,
     MemoryLimitError,
     RangeError,
+    TensorLoader,
     TrainingKafkaDataset,
 )
 from kafkapipes.memory import MachineLimit, Memory
@@ -98,13 +100,22 @@ def test_negative_indices_slices_and_lists_of_indices_work(clicks):
     assert dataset[torch.tensor(4)][1] == dataset[np.int64(4)][1] == 4
 
 
-@pytest.mark.parametrize("index", [80, -81])
+def test_samples_at_several_indices_are_copies_also_of_one_another(clicks):
+    dataset = make(clicks, transform=shift)
+
+    samples = dataset[[3, 3]]
+
+    assert [image[0, 0] for image, _ in samples] == [103, 103]
+    assert dataset.values[3, 0, 0] == 3
+
+
+@pytest.mark.parametrize("index", [80, -81, 10**30, [0, 80], [-81], [10**30], torch.tensor([80])])
 def test_an_index_outside_is_an_index_error(clicks, index):
     with pytest.raises(IndexError, match="of 80"):
         make(clicks)[index]
 
 
-@pytest.mark.parametrize("index", [1.5, "1", None, True, ["1"], np.array([True] * 80)])
+@pytest.mark.parametrize("index", [1.5, "1", None, True, ["1"], [0, True], np.array([True] * 80)])
 def test_what_is_no_index_is_a_type_error(clicks, index):
     with pytest.raises(TypeError):
         make(clicks)[index]
@@ -161,11 +172,22 @@ def test_strings_and_bytes_are_samples_too(embedded):
     assert pickle.loads(pickle.dumps(dataset.values))[0] == "grün"
 
 
+def test_strings_are_found_by_index_slice_and_from_the_end(embedded):
+    embedded.fill("words", [(word.encode(), None) for word in ("a", "", "grün", "d")])
+    words = make(embedded, "words:0:0:4", {"data_type": "string"}).values
+
+    assert (words[2], words[-1], words[::-2], len(words)) == ("grün", "d", ["d", ""], 4)
+    with pytest.raises(IndexError, match="of 4"):
+        words[4]
+
+
 def test_without_a_label_type_a_sample_is_the_value_alone(embedded):
     embedded.fill("clicks", [(b"ab", None)])
     dataset = make(embedded, "clicks:0:0:1", {"data_type": "uint8"})
 
     assert dataset[0].tolist() == [97, 98]
+    assert [value.tolist() for value in dataset[:]] == [[97, 98]]
+    assert [values.tolist() for values in dataset.loader()] == [[[97, 98]]]
     assert dataset.labels is None
 
 
@@ -318,6 +340,44 @@ def test_a_subset_and_a_shuffling_loader_work(clicks):
     loader = DataLoader(Subset(make(clicks), range(10, 20)), batch_size=5, shuffle=True)
 
     assert sorted(torch.cat([labels for _, labels in loader]).tolist()) == list(range(10, 20))
+
+
+def test_a_loader_gives_the_whole_dataset_in_batches(clicks):
+    loader = make(clicks).loader(32, True, seed=3)
+
+    batches = list(loader)
+
+    assert [len(labels) for _, labels in batches] == [32, 32, 16]
+    assert all(torch.equal(values[:, 0, 0], labels) for values, labels in batches)
+    assert sorted(torch.cat([labels for _, labels in batches]).tolist()) == list(range(80))
+
+
+def test_a_loader_takes_all_options_of_a_tensor_loader(clicks):
+    taken = list(signature(TrainingKafkaDataset.loader).parameters.values())
+    options = {"batch_size": 3, "drop_last": True, "batch_transform": lambda values, labels: labels, "device": "cpu"}
+
+    assert taken[1:] == list(signature(TensorLoader).parameters.values())[1:]
+    loader = make(clicks, "clicks:0:0:5").loader(**options, sampler=[4, 3, 2, 1])
+    assert [labels.tolist() for labels in loader] == [[4, 3, 2]]
+    shares = [make(clicks, "clicks:0:0:5").loader(9, rank=rank, world_size=2) for rank in range(2)]
+    assert [labels.tolist() for ((_, labels),) in shares] == [[0, 2, 4], [1, 3, 0]]
+
+
+def test_a_loader_gives_what_a_dataloader_makes_of_the_same_transforms(clicks):
+    dataset = make(clicks, transform=shift, label_transform=float)
+
+    for ours, theirs in zip(dataset.loader(32), DataLoader(dataset, batch_size=32), strict=True):
+        assert all(map(torch.equal, ours, theirs))
+
+
+def test_a_loader_goes_on_in_a_dataset_that_is_read_anew(clicks):
+    loader = make(clicks).loader(30, True)
+    batches = iter(loader)
+    next(batches)
+    again = make(clicks).loader(30, True)
+    again.load_state_dict(loader.state_dict())
+
+    assert [labels.tolist() for _, labels in again] == [labels.tolist() for _, labels in batches]
 
 
 def test_a_dataset_survives_pickling_also_after_it_was_used(clicks):

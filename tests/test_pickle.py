@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 
 import kafkapipes
 from kafkapipes import (
@@ -24,9 +25,19 @@ from kafkapipes import (
     RecordBatch,
     Reshaper,
     Symbol,
+    TensorLoader,
     TextColumn,
     Transformer,
 )
+
+
+class Numbers:
+    values = torch.arange(5)
+    labels = transform = label_transform = None
+
+    def __len__(self):
+        return 5
+
 
 RANGE = OffsetRange("t", 0, 0, 2)
 ACCOUNT = RangeReport(RANGE, 0, 2)
@@ -39,6 +50,7 @@ PUBLIC = [
     RangeParser("t:0:0:1"), PartitionReader([RANGE], "broker:9092"),
     ByteDecoder([], "uint8"), Reshaper([], "2 2"), Transformer([]),
     DeadLetter("t", 0, 1, "on_error", "DecodeError", "wanted"), FromEnvironment("KAFKA_PASSWORD"),
+    TensorLoader(Numbers(), 2, shuffle=True),
 ]  # fmt: skip
 NOT_PICKLED = {
     "DeadLetterTopic",

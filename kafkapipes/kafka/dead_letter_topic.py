@@ -12,12 +12,12 @@ from kafkapipes.errors import ConfigError, DeliveryError
 from kafkapipes.kafka.config import ClientConfig
 from kafkapipes.kafka.failures import Complaints, describe, failure_of
 from kafkapipes.kafka.offsets import LogReader
+from kafkapipes.kafka.release import leave_to_parent
 from kafkapipes.options import check_seconds
 from kafkapipes.ranges import OffsetRange
 
 HEADERS = ("topic", "partition", "offset", "reason", "error", "text")  # each as `kafkapipes.NAME`
 _SLICE_S = 0.1  # Ctrl-C is seen between two calls of the client
-_forked: list[Producer] = []  # producers inherited by a fork: using or freeing one there aborts the process
 
 
 class DeadLetterTopic:
@@ -129,7 +129,7 @@ class DeadLetterTopic:
     def _leave_to_parent(self) -> None:
         """Put a producer that a fork has brought here where nothing uses or frees it."""
         if self._producer is not None and self._pid != os.getpid():
-            _forked.append(self._producer)
+            leave_to_parent(self._producer)
             self._producer = None
         self._pid = os.getpid()
 

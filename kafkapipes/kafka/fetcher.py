@@ -31,6 +31,7 @@ from kafkapipes.kafka.failures import (
     was_cut_short,
 )
 from kafkapipes.kafka.offsets import LogReader, PartitionLog
+from kafkapipes.kafka.release import end_client, leave_to_parent
 from kafkapipes.kafka.watch import TopicWatch
 from kafkapipes.progress import RangeProgress
 from kafkapipes.records import BytesColumn, Headers, RecordBatch
@@ -41,7 +42,6 @@ AWAY_S = 1.0  # between two looks for records: what is longer was no waiting, th
 BATCH_BYTES = 2 * 2**20  # large records come in smaller batches: memory stays bounded, and a batch in the cache
 FIRST_BATCH = 500  # records asked for before their size is known
 POSITION_LOST = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}  # the log has moved away
-_forked: list[object] = []  # clients inherited by a fork: using or freeing one there aborts the process
 
 
 class Fetcher:
@@ -84,9 +84,9 @@ class Fetcher:
     def __exit__(self, *exc: object) -> None:
         if os.getpid() == self._pid:
             self._watch.close()
-            self._consumer.close()
+            end_client(self._consumer.close)
         else:
-            _forked.extend([self._consumer, self._watch])
+            leave_to_parent(self._consumer, self._watch)
 
     @interruptible()
     def confirm(self) -> None:

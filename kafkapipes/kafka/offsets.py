@@ -1,7 +1,6 @@
 """Before a read: symbolic bounds → offsets, and every range checked against the log."""
 
 import logging
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
@@ -24,6 +23,7 @@ from kafkapipes.errors import (
 )
 from kafkapipes.kafka.config import ClientConfig, answer_ms
 from kafkapipes.kafka.failures import SILENCE, Complaints, describe, failure, failure_of, interruptible
+from kafkapipes.kafka.release import END_S, end_client
 from kafkapipes.ranges import AtTime, Last, OffsetRange, Symbol
 from kafkapipes.report import RangeReport, ReadReport
 
@@ -188,10 +188,10 @@ class LogReader:
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, *_: object) -> None:
         last_reference, self._admin = [self._admin], None
-        if exc is not None:  # the client may be looking up a name, and would end only after that: seconds
+        if exc is not None:
             traceback.clear_frames(exc.__traceback__)  # the calls that it left hold the client as well
-            threading.Thread(target=last_reference.clear, name="kafkapipes-release", daemon=True).start()
-        # Else the client and its threads end here, before any fork.
+        # After a plan that succeeded the client and its threads end here, before any fork.
+        end_client(last_reference.clear, END_S if exc is None else 0)
 
     def partitions(self, topic: str) -> list[int]:
         """The partitions of a topic, ascending."""

@@ -18,12 +18,12 @@ from kafkapipes.formats.raw import ElementType, Numbers, as_array, element_type,
 from kafkapipes.kafka.config import ClientConfig
 from kafkapipes.kafka.failures import Complaints, describe, failure_of
 from kafkapipes.kafka.offsets import LogReader
+from kafkapipes.kafka.release import leave_to_parent
 from kafkapipes.options import check_seconds, shown
 from kafkapipes.ranges import OffsetRange, format_ranges
 
 STRETCH = 65_536  # records that go to one partition before the next has its turn
 _SLICE_S = 0.1  # Ctrl-C is seen between two calls of the client
-_forked: list[Producer] = []  # producers inherited by a fork: using or freeing one there can hang or abort the process
 
 
 @dataclass(slots=True)
@@ -203,7 +203,7 @@ class KafkaSink:
 
     def __del__(self) -> None:
         if os.getpid() != self.__dict__.get("_pid", os.getpid()):
-            _forked.append(self._producer)
+            leave_to_parent(self._producer)
 
     def __repr__(self) -> str:
         return f"KafkaSink({self.topic!r}, {sum(item.sent for item in self._stretches)} sent)"

@@ -11,6 +11,7 @@ from kafkapipes.errors import StalledError, TopicChangedError
 from kafkapipes.kafka.config import ClientConfig, answer_ms
 from kafkapipes.kafka.failures import ADVICE, SILENCE, TERMINAL, Complaints, failure_of
 from kafkapipes.kafka.offsets import ask_topic_id, topic_id_of
+from kafkapipes.kafka.release import END_S, end_client
 
 CHECK_S = 5.0  # between two questions during a read
 DOUBT_S = 1.0  # a topic was deleted if two answers, so far apart, do not know it: one broker may lag behind
@@ -71,9 +72,12 @@ class TopicWatch:
                 if time.monotonic() > deadline:
                     raise self._unconfirmed(topic)
 
-    def close(self) -> None:
+    def close(self, wait_s: float = END_S) -> None:
         """End the client that asks. Left to the garbage collector, it could be torn down amid a call of its own."""
-        self._asked = self._admin = None
+        self._asked = None
+        if self._admin is not None:
+            last_reference, self._admin = [self._admin], None
+            end_client(last_reference.clear, wait_s)
 
     def _judge(self, topic: str, asked: "Future[Any]") -> bool:
         """Whether an answer says that the topic is the one that was planned; False where it says nothing."""
@@ -86,7 +90,7 @@ class TopicWatch:
                 if now - self._unknown_since.setdefault(topic, now) < DOUBT_S:
                     return False
             elif code not in TERMINAL:
-                self._admin = None  # it would ask the same broker again; a new one learns who answers by now
+                self.close(wait_s=0)  # it would ask the same broker again; a new one learns who answers by now
                 return False
             raise failure_of(exc, f"topic {topic} while it was read", self._config) from None
         self._unknown_since.pop(topic, None)

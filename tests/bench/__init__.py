@@ -1,1 +1,1 @@
-"""Measurements; pytest does not collect them. `python -m tests.bench.read` prints a table."""
+"""Measurements; pytest does not collect them. `python -m tests.bench` makes all and writes docs/performance.md."""

@@ -1,148 +1,312 @@
-"""How fast, and in how much memory, does the constructor read, against the best loop written by hand?
+"""The ways to read a topic into two arrays, ours and the others, each as well as an expert would write it.
 
-`python -m tests.bench.read` starts a broker (or takes the one in KAFKAPIPES_TEST_BOOTSTRAP_SERVERS), fills one
-partition a record size, and then lets both ways read it in turn, each in a process of its own, for several rounds.
-Seconds run from the call to the finished tensors; the ratio of a round is theirs over ours, so above 1 is faster.
+Each way is a generator. Up to its first yield it imports and sets up, and no clock runs; from there to its second
+yield, of the finished values and labels, it reads; what it does then, as closing, is its own affair.
+`python -m tests.bench.read WAY SERVERS TOPIC` runs one in this process, checks every byte and prints its figures.
 """
 
-import argparse
+import ctypes
 import gc
 import json
-import resource
-import statistics
+import os
+import re
 import subprocess
 import sys
 import time
+from collections import defaultdict
+from collections.abc import Callable, Generator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-SIZES = {100: 1_000_000, 784: 300_000}  # bytes of a record → records
+from tests.bench.fetch import read_bare
+from tests.bench.topics import Topic, count_wrong
+
+Way = Callable[..., Generator[Any, None, Any]]
+PERF_VARIABLE = "KAFKAPIPES_BENCH_PERF"  # two pipes of `perf record --control`, which then records the reading only
+_BUILD = Path(__file__).parents[2] / "build" / "bench"
+_LARGE_BYTES = 10_000  # from here on, copying a record by itself is cheaper than joining it to others
+_TUNED = {
+    "group.id": "bench", "enable.auto.commit": "false", "enable.auto.offset.store": "false",
+    "auto.offset.reset": "error", "check.crcs": "true", "fetch.max.bytes": "16777216",
+    "queued.max.messages.kbytes": "32768", "queued.min.messages": "100000", "fetch.queue.backoff.ms": "0",
+}  # fmt: skip
 
 
-def ours(servers: str, topic: str, records: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+def kafkapipes(servers: str, topic: Topic, **options: Any) -> Generator[Any, None, Any]:
     """The constructor, with its plan, its checks and its report."""
     from kafkapipes import TrainingKafkaDataset
 
-    began = time.perf_counter()
-    config = {"data_type": "uint8", "label_type": "uint8", "data_reshape": str(size)}
-    dataset = TrainingKafkaDataset({"topic": f"{topic}:0:0:{records}", "input_config": config}, servers, "bench")
-    print(json.dumps({"seconds": time.perf_counter() - began}))
-    return dataset.values.numpy(), dataset.labels.numpy()
+    config = {"data_type": "uint8", "label_type": "uint8", "data_reshape": str(topic.size)}
+    yield
+    dataset = TrainingKafkaDataset({"topic": topic.ranges, "input_config": config}, servers, "bench", **options)
+    yield dataset.values.numpy(), dataset.labels.numpy()
+    return {"client": getattr(dataset.report[0], "client", "python")}
 
 
-def by_hand(servers: str, topic: str, records: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """What an expert writes with confluent-kafka: tuned, batches by consume, one array allocated ahead."""
+def by_hand(servers: str, topic: Topic, place: Callable[..., int] | None = None) -> Generator[Any, None, Any]:
+    """A tuned consumer, batches by consume(), one array allocated ahead."""
     import torch
-    from confluent_kafka import Consumer, KafkaException, TopicPartition
+    from confluent_kafka import Consumer, TopicPartition
 
-    began = time.perf_counter()
-    properties = {
-        "bootstrap.servers": servers, "group.id": "bench",
-        "enable.auto.commit": False, "enable.auto.offset.store": False,
-        "fetch.max.bytes": 16_777_216, "queued.max.messages.kbytes": 32_768, "queued.min.messages": 100_000,
-        "fetch.queue.backoff.ms": 0, "check.crcs": True, "auto.offset.reset": "error",
-    }  # fmt: skip
-    consumer = Consumer(properties)
-    consumer.assign([TopicPartition(topic, 0, 0)])
-    values, labels = np.empty((records, size), np.uint8), np.empty(records, np.uint8)
+    place = place or _place
+    yield
+    consumer = Consumer({"bootstrap.servers": servers, **_TUNED})
+    consumer.assign([TopicPartition(topic.name, partition, 0) for partition in range(topic.partitions)])
+    values, labels = np.empty((topic.records, topic.size), np.uint8), np.empty(topic.records, np.uint8)
+    rows = [partition * topic.per_partition for partition in range(topic.partitions)]
     done = 0
-    while done < records:
-        messages = consumer.consume(min(5000, records - done), 1.0)
-        parts, keys = [], []
-        for message in messages:
-            if message.error():
-                raise KafkaException(message.error())
-            parts.append(message.value())
-            keys.append(message.key())
-        values[done : done + len(parts)] = np.frombuffer(b"".join(parts), np.uint8).reshape(-1, size)
-        labels[done : done + len(parts)] = np.frombuffer(b"".join(keys), np.uint8)
-        done += len(parts)
+    while done < topic.records:
+        messages = consumer.consume(min(_batch(topic.size), topic.records - done), 1.0)
+        for partition, group in _by_partition(messages, topic.partitions):
+            rows[partition] += place(group, values, labels, rows[partition])
+        done += len(messages)
+    yield torch.from_numpy(values).numpy(), torch.from_numpy(labels).numpy()
     consumer.close()
-    tensors = torch.from_numpy(values), torch.from_numpy(labels)
-    print(json.dumps({"seconds": time.perf_counter() - began}))
-    return tensors[0].numpy(), tensors[1].numpy()
 
 
-def by_hand_without_collector(*arguments: object) -> tuple[np.ndarray, np.ndarray]:
-    """The same loop by someone who knows that the garbage collector takes half of its time."""
+def by_hand_every_trick(servers: str, topic: Topic) -> Generator[Any, None, Any]:
+    """The same by someone who knows the interpreter: no garbage collector, no loop where map() does."""
+    reading = by_hand(servers, topic, _place_large if topic.size >= _LARGE_BYTES else _place_mapped)
+    yield next(reading)
     gc.disable()
-    return by_hand(*arguments)
+    yield from reading
 
 
-WAYS = {"ours": ours, "by hand": by_hand, "no gc": by_hand_without_collector}
+def c_loop(servers: str, topic: Topic) -> Generator[Any, None, Any]:
+    """loop.c, called with the interpreter's lock released."""
+    library = _compiled_loop()
+    properties = [text.encode() for item in {"bootstrap.servers": servers, **_TUNED}.items() for text in item]
+    array = (ctypes.c_char_p * (len(properties) + 1))(*properties, None)
+    error = ctypes.create_string_buffer(512)
+    yield
+    client = library.loop_open(array, topic.name.encode(), topic.partitions, error, len(error))
+    if not client:
+        raise RuntimeError(error.value.decode())
+    values, labels = np.empty((topic.records, topic.size), np.uint8), np.empty(topic.records, np.uint8)
+    code = library.loop_read(
+        client, topic.records, topic.per_partition, topic.size, _batch(topic.size), values.ctypes.data,
+        labels.ctypes.data,
+    )  # fmt: skip
+    if code:
+        raise RuntimeError(f"the C loop ended with librdkafka's code {code}")
+    yield values, labels
+    library.loop_close(client)
 
 
-def measure(way: str, *arguments: object) -> dict[str, float]:
-    """One way, in a fresh process: seconds, and the most memory in use above that of the bare imports, in MB."""
-    command = [sys.executable, "-m", "tests.bench.read", "--way", way, "--arguments", json.dumps(arguments)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return {key: value for line in done.stdout.splitlines() for key, value in json.loads(line).items()}
+def bare_fetch(servers: str, topic: Topic) -> Generator[Any, None, Any]:
+    """The limit, for orientation: fetch.py, which keeps nothing and counts offsets."""
+    yield
+    for partition in range(topic.partitions):
+        read_bare(servers, topic.name, partition, topic.per_partition)
+    yield None
 
 
-def run_way(way: str, servers: str, topic: str, records: int, size: int) -> None:
-    import confluent_kafka  # noqa: F401  # both ways: imports are not measured
+def kafka_python(servers: str, topic: Topic) -> Generator[Any, None, Any]:
+    """As PyTorchKafkaDataset reads: subscribe, poll, seek, then an array and a tuple for each record, until end - 1."""
+    from kafka import KafkaConsumer, TopicPartition
 
-    import kafkapipes  # noqa: F401
-
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    values, labels = WAYS[way](servers, topic, records, size)
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    wrong = (values[:, 0] != labels).sum() + (len(values) != records)
-    print(json.dumps({"peak_mb": peak, "wrong": int(wrong)}))
-
-
-def fill(cluster, records: int, size: int) -> str:
-    topic = cluster.new_topic()
-    body = np.random.default_rng(0).integers(0, 256, size - 1, np.uint8).tobytes()
-    for first in range(0, records, 100_000):
-        rows = range(first, min(first + 100_000, records))
-        cluster.produce(topic, [(bytes([row % 251]) + body, bytes([row % 251])) for row in rows])
-    return topic
-
-
-def table(cluster, rounds: int) -> None:
-    print(f"{'record':>8} {'data':>8} {'way':>8} {'best rec/s':>11} {'median':>11} {'peak above imports':>19}")
-    for size, records in SIZES.items():
-        topic = fill(cluster, records, size)
-        results = {way: [] for way in WAYS}
-        for _ in range(rounds):
-            for way in WAYS:
-                results[way].append(measure(way, cluster.bootstrap_servers, topic, records, size))
-        for way, runs in results.items():
-            assert not any(run["wrong"] for run in runs)
-            seconds = [run["seconds"] for run in runs]
-            rates = f"{records / min(seconds):>11,.0f} {records / statistics.median(seconds):>11,.0f}"
-            peak = max(run["peak_mb"] for run in runs)
-            print(f"{size:>6} B {records * size / 1e6:>5.0f} MB {way:>8} {rates} {peak:>16.0f} MB")
-        for way in WAYS:
-            if way != "ours":
-                print_ratios(way, [run["seconds"] for run in results[way]], [run["seconds"] for run in results["ours"]])
+    yield
+    samples = []
+    consumer = KafkaConsumer(topic.name, bootstrap_servers=servers, group_id=f"bench-{os.getpid()}")
+    for partition in range(topic.partitions):
+        while not consumer.assignment():
+            consumer.poll(500)
+        consumer.seek(TopicPartition(topic.name, partition), 0)
+        for message in consumer:
+            value = np.frombuffer(message.value, np.uint8).copy().reshape(topic.size)
+            label = np.frombuffer(message.key, np.uint8).copy()
+            samples.append((value, label[0]))
+            if message.offset >= topic.per_partition - 1:
+                break
+    yield Unstacked(samples)  # where that dataset is finished: it has no arrays
+    consumer.close()
 
 
-def print_ratios(way: str, theirs: list[float], mine: list[float]) -> None:
-    ratios = [other / own for other, own in zip(theirs, mine, strict=True)]
-    spread = f"from {min(ratios):.2f} to {max(ratios):.2f}"
-    best = min(theirs) / min(mine)
-    print(f"  ours to {way!r}: median {statistics.median(ratios):.2f} ({spread}), best to best {best:.2f}")
+def ray(servers: str, topic: Topic) -> Generator[Any, None, Any]:
+    """ray.data.read_kafka on a running and warm Ray, its Arrow blocks copied into two arrays."""
+    import logging
+
+    import ray
+
+    ray.init(num_cpus=os.cpu_count(), log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    ray.data.range(100).materialize()
+    yield
+    offsets = {topic.name: dict.fromkeys(range(topic.partitions), topic.per_partition)}
+    source = ray.data.read_kafka(
+        topic.name, bootstrap_servers=servers, start_offset=0, end_offset=offsets, consumer_config=_peer_properties()
+    )
+    tables = [ray.get(reference) for reference in source.to_arrow_refs()]
+    values = np.concatenate([_rows(table.column("value"), topic.size) for table in tables])
+    labels = np.concatenate([_rows(table.column("key"), 1) for table in tables]).reshape(-1)
+    yield values, labels
+    ray.shutdown()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
-    parser.add_argument("--arguments", type=json.loads, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.way:
-        run_way(args.way, *args.arguments)
-        return
-    from tests.kafka.cluster import open_cluster
+def daft(servers: str, topic: Topic) -> Generator[Any, None, Any]:
+    """daft.read_kafka with batches as large as ours, its Arrow columns copied into two arrays."""
+    import daft
 
-    cluster = open_cluster()
+    yield
+    ends = dict.fromkeys(range(topic.partitions), topic.per_partition)
+    frame = daft.read_kafka(
+        servers, topic.name, start=dict.fromkeys(ends, 0), end=ends, partitions=list(ends),
+        chunk_size=_batch(topic.size), kafka_client_config=_peer_properties(),
+    )  # fmt: skip
+    table = frame.select("value", "key").to_arrow()
+    yield _rows(table.column("value"), topic.size), _rows(table.column("key"), 1).reshape(-1)
+
+
+class Unstacked(list):
+    """Samples that are no arrays yet: stacked for the check, when the clock has stopped."""
+
+    def stack(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.stack([value for value, _ in self]), np.array([label for _, label in self])
+
+
+WAYS: dict[str, Way] = {
+    "kafkapipes": kafkapipes,
+    "by hand": by_hand,
+    "by hand, every trick": by_hand_every_trick,
+    "C loop": c_loop,
+    "bare Fetch": bare_fetch,
+    "kafka-python loop": kafka_python,
+    "ray": ray,
+    "daft": daft,
+}
+
+
+def run(way: str, servers: str, topic: Topic, options: dict[str, Any]) -> dict[str, Any]:
+    """Read in this process: seconds, processor seconds, records a second, and the peak of memory above the set-up's."""
+    reading = WAYS[way](servers, topic, **options)
+    next(reading)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak of memory counts from here (proc(5))
+    before = _kilobytes("VmRSS")
+    _control_perf("enable")
+    processor, began = time.process_time(), time.perf_counter()
+    arrays = next(reading)
+    seconds, processor = time.perf_counter() - began, time.process_time() - processor
+    _control_perf("disable")
+    peak = (_kilobytes("VmHWM") - before) / 1024
+    if arrays is not None:
+        wrong = count_wrong(topic, *(arrays.stack() if isinstance(arrays, Unstacked) else arrays))
+        if wrong:
+            raise RuntimeError(f"{wrong} of {topic.records} records are wrong")
     try:
-        table(cluster, args.rounds)
-    finally:
-        cluster.close()
+        next(reading)
+    except StopIteration as end:
+        told = end.value or {}
+    rate = topic.records / seconds
+    return {"seconds": seconds, "rate": rate, "cpu_s": processor, "peak_mb": peak, "data_mb": topic.megabytes, **told}
+
+
+def _place(messages: list, values: np.ndarray, labels: np.ndarray, row: int) -> int:
+    from confluent_kafka import KafkaException
+
+    parts, keys = [], []
+    for message in messages:
+        if message.error():
+            raise KafkaException(message.error())
+        parts.append(message.value())
+        keys.append(message.key())
+    values[row : row + len(parts)] = np.frombuffer(b"".join(parts), np.uint8).reshape(len(parts), -1)
+    labels[row : row + len(parts)] = np.frombuffer(b"".join(keys), np.uint8)
+    return len(parts)
+
+
+def _place_mapped(messages: list, values: np.ndarray, labels: np.ndarray, row: int) -> int:
+    from confluent_kafka import KafkaException, Message
+
+    count = len(messages)
+    if any(map(Message.error, messages)):
+        raise KafkaException(next(filter(None, map(Message.error, messages))))
+    values[row : row + count] = np.frombuffer(b"".join(map(Message.value, messages)), np.uint8).reshape(count, -1)
+    labels[row : row + count] = np.frombuffer(b"".join(map(Message.key, messages)), np.uint8)
+    return count
+
+
+def _place_large(messages: list, values: np.ndarray, labels: np.ndarray, row: int) -> int:
+    from confluent_kafka import KafkaException
+
+    for message in messages:
+        if message.error():
+            raise KafkaException(message.error())
+        values[row].data[:] = message.value()
+        labels[row] = message.key()[0]
+        row += 1
+    return len(messages)
+
+
+def _by_partition(messages: list, partitions: int) -> list[tuple[int, list]]:
+    if not messages or partitions == 1:
+        return [(0, messages)] if messages else []
+    groups = defaultdict(list)
+    for message in messages:
+        groups[message.partition()].append(message)
+    return list(groups.items())
+
+
+def _batch(size: int) -> int:
+    """Records a call: 5000, or some megabytes."""
+    return max(1, min(5000, 8_000_000 // size))
+
+
+def _peer_properties() -> dict[str, str]:
+    """The tuned properties, without those that the other systems set themselves."""
+    own = ("group.id", "enable.auto", "auto.offset.reset")
+    return {key: value for key, value in _TUNED.items() if not key.startswith(own)}
+
+
+def _rows(column: Any, width: int) -> np.ndarray:
+    """An Arrow column of byte strings of one length as uint8 [n, width], by its buffers and not by its items."""
+    chunks = []
+    for chunk in column.chunks:
+        wide = str(chunk.type).startswith("large")
+        bounds = np.frombuffer(chunk.buffers()[1], np.int64 if wide else np.int32)[chunk.offset :][: len(chunk) + 1]
+        if not (np.diff(bounds) == width).all():
+            raise RuntimeError(f"not every entry has {width} bytes")
+        chunks.append(np.frombuffer(chunk.buffers()[2], np.uint8)[bounds[0] : bounds[-1]].reshape(-1, width))
+    return np.concatenate(chunks)
+
+
+def _compiled_loop() -> ctypes.CDLL:
+    """loop.c as a library, linked to the librdkafka inside confluent_kafka's wheel and found there."""
+    import confluent_kafka
+
+    site = Path(confluent_kafka.__file__).parents[1]
+    librdkafka = str(next((site / "confluent_kafka.libs").glob("librdkafka*")))
+    source, target = Path(__file__).with_name("loop.c"), _BUILD / "loop.so"
+    if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(librdkafka).parent
+        command = ["gcc", "-O3", "-march=native", "-shared", "-fPIC", str(source), librdkafka, f"-Wl,-rpath,{folder}"]
+        subprocess.run([*command, "-o", str(target)], check=True)
+    library = ctypes.CDLL(str(target))
+    pointer, text = ctypes.c_void_p, ctypes.c_char_p
+    library.loop_open.restype = pointer
+    library.loop_open.argtypes = [pointer, text, ctypes.c_int, pointer, ctypes.c_size_t]
+    sizes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_size_t, ctypes.c_size_t]
+    library.loop_read.argtypes = [pointer, *sizes, pointer, pointer]
+    library.loop_close.argtypes = [pointer]
+    return library
+
+
+def _control_perf(word: str) -> None:
+    if pipes := os.environ.get(PERF_VARIABLE):
+        control, answer = pipes.split(",")
+        Path(control).write_text(f"{word}\n")
+        with open(answer) as pipe:
+            pipe.readline()
+
+
+def _kilobytes(name: str) -> int:
+    return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 
 
 if __name__ == "__main__":
-    main()
+    import_module("confluent_kafka")  # all ways: whose imports are not measured
+    way, servers, topic, options = sys.argv[1:]
+    print(json.dumps(run(way, servers, Topic(**json.loads(topic)), json.loads(options))))

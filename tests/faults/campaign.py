@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 
 from kafkapipes import DataLossError
 from tests.faults.harness import LITTLE_AHEAD, READS, Outcome, Verdict, faults, read, records
@@ -157,7 +157,16 @@ class World:
 
     def _delete(self, topic: str, upto: int) -> None:
         partition = TopicPartition(topic, 1, min(upto, self._truth(topic, 1).high))
-        self.cluster.admin.delete_records([partition])[partition].result(30)
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                self.cluster.admin.delete_records([partition])[partition].result(30)
+                return
+            except KafkaException:  # the leader has just moved, and the client looks for it only if told to
+                if time.monotonic() > deadline:
+                    raise
+                self.cluster.admin.list_topics(topic, timeout=10)
+                time.sleep(0.1)
 
     def _calm(self) -> None:
         if self.proxy:

@@ -94,7 +94,8 @@ class Reading:
         outcome = Outcome(self.how, seconds=time.monotonic() - began)
         outcome.delivered = [row for batch in self._batches() for row in batch]
         outcome.text = self.path.with_suffix(".err").read_text()
-        outcome.error = ENDS[code]() if code in ENDS else None
+        if code:
+            outcome.error = ENDS[code]() if code in ENDS else RuntimeError(outcome.text)
         while (left := _session(self.pid)) and time.monotonic() < began + within_s:
             time.sleep(0.02)
         outcome.leaked = left

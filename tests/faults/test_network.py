@@ -47,8 +47,8 @@ def how(request):
 def filled(broker, **options):
     """A new topic of 60 large records, in batches a little larger than LITTLE_AHEAD: each fetch brings one."""
     name = broker.new_topic(**options)
-    properties = {"bootstrap.servers": broker.bootstrap_servers, "enable.idempotence": True}  # a retry reorders nothing
-    producer = Producer({**properties, "batch.size": 250_000})
+    properties = {"bootstrap.servers": broker.bootstrap_servers, "batch.size": 250_000, "enable.idempotence": True}
+    producer = Producer(properties)
     for value, key in records(name, range(COUNT), size=LARGE):
         producer.produce(name, value, key, 0)
     assert producer.flush(60) == 0
@@ -463,6 +463,28 @@ def test_ctrl_c_does_not_wait_for_a_name_server(silent_name_server, verdict):
     assert float(seconds) < 2.2
     assert time.monotonic() - sent < 3  # and so has the process
     verdict.outcomes, verdict.seconds, verdict.error = 1, float(seconds), "KeyboardInterrupt"
+    verdict.has_fired(silent_name_server.was_asked())
+
+
+READS_BESIDE = """
+import sys, time
+from kafkapipes import RangeParser
+began = time.monotonic()
+servers = sys.argv[1] + ",no-such-host.invalid:9092"
+print(sum(map(len, RangeParser("t:0:0:20").read_partitions(servers))), time.monotonic() - began)
+"""
+
+
+@pytest.mark.case(17)
+def test_a_second_name_that_is_being_looked_up_for_ever_does_not_hold_up_a_read(embedded, silent_name_server, verdict):
+    embedded.fill("t", records("t", range(20)))
+
+    with silent_name_server(READS_BESIDE, embedded.bootstrap_servers) as process:
+        count, seconds = process.communicate(timeout=60)[0].split()
+
+    assert count == "20"
+    assert float(seconds) < 9  # three clients, each of which is waited for 2 s
+    verdict.outcomes, verdict.seconds, verdict.error = 1, float(seconds), "complete"
     verdict.has_fired(silent_name_server.was_asked())
 
 

@@ -54,8 +54,11 @@ QUICK = {
 
 def append(cluster, topic, sequences, aborted=False):
     """Append records, each in a batch of its own, so that a log can be cut between any two."""
-    properties = {"bootstrap.servers": cluster.bootstrap_servers, "batch.num.messages": 1, "log_level": 0}
-    producer = Producer({**properties, "transactional.id": topic} if aborted else properties)
+    properties = {
+        "bootstrap.servers": cluster.bootstrap_servers, "batch.num.messages": 1, "enable.idempotence": True,
+        "log_level": 0, **({"transactional.id": topic} if aborted else {}),
+    }  # fmt: skip
+    producer = Producer(properties)
     if aborted:
         producer.init_transactions(30)
         producer.begin_transaction()

@@ -95,8 +95,8 @@ class Cluster:
     def produce(
         self, topic: str, records: list[tuple[bytes | None, bytes | None]], partition: int = 0, **options
     ) -> None:
-        """Append (value, key) records, all acknowledged when it returns."""
-        producer = Producer({"bootstrap.servers": self.bootstrap_servers, "linger.ms": 20})
+        """Append (value, key) records, in this order, each once, all acknowledged when it returns."""
+        producer = Producer({"bootstrap.servers": self.bootstrap_servers, "linger.ms": 20, "enable.idempotence": True})
         for value, key in records:
             while True:
                 try:

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from kafkapipes import (
+    DeadLetterTopic,
     KafkaSink,
     RangeParser,
     TrainingKafkaDataset,
@@ -118,3 +120,28 @@ def test_nothing_is_committed_to_the_group(cluster):
     groups = cluster.admin.list_consumer_groups(request_timeout=10).result().valid
 
     assert "trainers" not in {group.group_id for group in groups}
+
+
+def test_dead_letters_of_two_workers_lie_in_their_topic_once(cluster):
+    topic, left_out = cluster.new_topic(), cluster.new_topic()
+    cluster.produce(topic, [(b"abc" if row % 10 == 7 else b"ab", b"k") for row in range(100)])
+    decoder = (
+        RangeParser(f"{topic}:0:0:100")
+        .read_partitions(cluster.bootstrap_servers)
+        .decode_bytes(
+            "uint8", data_elements=2, on_error="dead-letter", dead_letter_payload=True,
+            dead_letter=DeadLetterTopic(left_out, cluster.bootstrap_servers),
+        )
+    )  # fmt: skip
+
+    good = sum(len(batch.offsets) for batch in DataLoader(decoder, batch_size=None, num_workers=2, collate_fn=as_it_is))
+
+    stored = RangeParser(f"{left_out}:0:earliest:latest").read_partitions(cluster.bootstrap_servers, headers=True)
+    letters = [item for batch in stored for item in zip(batch.values, batch.headers, strict=True)]
+    assert (good, [value for value, _ in letters]) == (90, [b"abc"] * 10)
+    assert sorted(int(dict(headers)["kafkapipes.offset"]) for _, headers in letters) == list(range(7, 100, 10))
+
+
+def as_it_is(batch):
+    """No collation, in a form that spawn could pickle."""
+    return batch

@@ -1,0 +1,108 @@
+import gc
+import logging
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from kafkapipes import RangeParser
+from kafkapipes.kafka.fetcher import Consumer
+from kafkapipes.kafka.release import end_client, leave_to_parent
+
+
+def test_an_end_that_comes_is_waited_for():
+    ended = []
+
+    end_client(lambda: (time.sleep(0.05), ended.append(True)))
+
+    assert ended == [True]
+
+
+def test_an_end_that_does_not_come_is_waited_for_within_bounds_and_told(caplog):
+    held, began = threading.Event(), time.monotonic()
+
+    with caplog.at_level(logging.WARNING, "kafkapipes"):
+        end_client(held.wait, wait_s=0.1)
+
+    held.set()
+    assert 0.1 <= time.monotonic() - began < 1
+    assert "has not ended within 0.1 s" in caplog.text
+
+
+def test_an_end_that_is_not_waited_for_is_no_warning(caplog):
+    held = threading.Event()
+
+    with caplog.at_level(logging.WARNING, "kafkapipes"):
+        end_client(held.wait, wait_s=0)
+
+    held.set()
+    assert caplog.text == ""
+
+
+def test_what_an_end_raises_comes_out():
+    def end():
+        raise KeyError("lost")
+
+    with pytest.raises(KeyError, match="lost"):
+        end_client(end)
+
+
+def test_the_last_reference_goes_in_the_thread_that_ends():
+    class Client:
+        def __del__(self):
+            names.append(threading.current_thread().name)
+
+    names, last_reference = [], [Client()]
+
+    end_client(last_reference.clear)
+
+    assert names == ["kafkapipes-release"]
+
+
+def test_a_client_left_to_the_parent_is_never_freed():
+    class Client:
+        def __del__(self):
+            freed.append(True)
+
+    freed = []
+
+    leave_to_parent(Client())
+    gc.collect()
+
+    assert freed == []
+
+
+AT_THE_END = """
+import sys
+from kafkapipes.kafka.release import end_client
+class Client:
+    def __del__(self, finalizing=sys.is_finalizing, end_client=end_client):
+        end_client(lambda: print("ended", finalizing(), flush=True))
+client = Client()
+client.itself = client
+"""
+
+
+def test_a_client_that_is_freed_by_the_interpreters_end_is_ended_without_a_thread():
+    done = subprocess.run([sys.executable, "-c", AT_THE_END], capture_output=True, text=True, timeout=30)
+
+    assert (done.stdout, done.stderr) == ("ended True\n", "")
+
+
+def test_a_consumer_that_hangs_when_it_is_closed_does_not_hold_up_a_read(embedded, monkeypatch):
+    class Hanging(Consumer):
+        def close(self):
+            held.wait()
+            super().close()
+
+    held, began = threading.Event(), time.monotonic()
+    monkeypatch.setattr("kafkapipes.kafka.fetcher.Consumer", Hanging)
+    embedded.fill("t", [(b"one", None), (b"two", None)])
+
+    batches = list(RangeParser("t:0:0:2").read_partitions(embedded.bootstrap_servers))
+
+    assert [list(batch.values) for batch in batches] == [[b"one", b"two"]]
+    assert time.monotonic() - began < 10
+    held.set()

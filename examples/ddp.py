@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader
 from kafkapipes import KafkaSink, StreamingKafkaDataset
 from kafkapipes.testing import EmbeddedKafka
 
-ALONE = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29400"}  # torchrun sets these
+ALONE = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # torchrun sets these
 
 
-def published(servers, topic):
+def publish(servers, topic):
     """Rank 0 publishes, and tells the others where."""
     told = [servers, None]
     if distributed.get_rank() == 0:
@@ -27,34 +27,27 @@ def published(servers, topic):
         with KafkaSink(topic, servers) as sink:
             sink.send_batch(digits.images.astype("float32") / 16, digits.target)
         told[1] = sink.control_message.to_dict()
-        print(f"published {told[1]['topic']}", flush=True)
     distributed.broadcast_object_list(told)
     return told
 
 
-def train(servers, message, epochs, workers):
+def train(dataset, epochs, workers):
     torch.manual_seed(0)
     model = DistributedDataParallel(nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    # Each rank has as many batches as any other: none waits for gradients that never come.
-    dataset = StreamingKafkaDataset(message, servers, "ddp", shuffle=True, batch_size=32, equal_ranks="drop")
     loader = DataLoader(dataset, batch_size=None, num_workers=workers)
     for epoch in range(epochs):
         dataset.set_epoch(epoch)
-        count = right = 0
+        counts = torch.zeros(2)
         for values, labels in loader:
             optimizer.zero_grad()
             logits = model(values)
             nn.functional.cross_entropy(logits, labels).backward()
             optimizer.step()
-            count, right = count + len(labels), right + (logits.argmax(1) == labels).sum().item()
-        counts = torch.tensor([count, right, len(loader)])
+            counts += torch.tensor([len(labels), (logits.argmax(1) == labels).sum()])
         distributed.all_reduce(counts)
         if distributed.get_rank() == 0:
-            samples, correct, steps = counts.tolist()
-            print(
-                f"epoch {epoch + 1}: {samples} samples in {steps} steps, accuracy {correct / samples:.1%}", flush=True
-            )
+            print(f"epoch {epoch + 1}: {counts[0]:.0f} samples, accuracy {counts[1] / counts[0]:.1%}", flush=True)
     return model
 
 
@@ -71,11 +64,13 @@ def main():
         servers = args.bootstrap_servers
         if not servers and distributed.get_rank() == 0:
             servers = stack.enter_context(EmbeddedKafka()).bootstrap_servers
-        model = train(*published(servers, args.topic), args.epochs, args.workers)
+        servers, message = publish(servers, args.topic)
+        # Each rank gets as many batches as any other: none waits for gradients that never come.
+        dataset = StreamingKafkaDataset(message, servers, "ddp", shuffle=True, batch_size=32, equal_ranks="drop")
+        model = train(dataset, args.epochs, args.workers)
         distributed.barrier()  # the broker stays until all have read
-    print(
-        f"rank {distributed.get_rank()}: weights sum up to {sum(part.sum().item() for part in model.parameters()):.6f}"
-    )
+    weights = sum(part.double().sum().item() for part in model.parameters())
+    print(f"rank {distributed.get_rank()}: {len(dataset)} steps an epoch, weights sum up to {weights:.9f}")
     distributed.destroy_process_group()
 
 

@@ -26,41 +26,34 @@ def train(servers, message, checkpoint, args, kill_at=0):
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     dataset = StreamingKafkaDataset(message, servers, "streaming", shuffle=True, batch_size=32)
     loader = StatefulDataLoader(dataset, batch_size=None, num_workers=args.workers)
-    step, first_epoch = 0, 0
+    parts, step, first_epoch = {"model": model, "optimizer": optimizer, "loader": loader}, 0, 0
     if checkpoint.exists():
         saved = torch.load(checkpoint)
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        loader.load_state_dict(saved["loader"])
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
         step, first_epoch = saved["step"], saved["epoch"]
-        print(f"goes on behind step {step}, in epoch {first_epoch}", flush=True)
+        print(f"goes on behind step {step}", flush=True)
     for epoch in range(first_epoch, args.epochs):
         dataset.set_epoch(epoch)
         for values, labels in loader:
             optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(model(values.float()), labels)
-            loss.backward()
+            nn.functional.cross_entropy(model(values.float()), labels).backward()
             optimizer.step()
             step += 1
             if step == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
             if step % 10 == 0:
-                states = {
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "loader": loader.state_dict(),
-                }
-                torch.save({**states, "step": step, "epoch": epoch}, checkpoint.with_suffix(".new"))
-                checkpoint.with_suffix(".new").replace(checkpoint)  # there is always a whole one
-    torch.save(model.state_dict(), checkpoint.with_suffix(".weights"))
-    print(f"{step} steps, the last loss is {loss:.4f}", flush=True)
+                states = {name: part.state_dict() for name, part in parts.items()}
+                torch.save({**states, "step": step, "epoch": epoch}, f"{checkpoint}.new")
+                os.replace(f"{checkpoint}.new", checkpoint)  # there is always a whole one
+    torch.save(model.state_dict(), f"{checkpoint}.weights")
 
 
 def in_a_process(*arguments):
     process = multiprocessing.get_context("spawn").Process(target=train, args=arguments)
     process.start()
     process.join()
-    return process.exitcode
+    print(f"training ended with {process.exitcode}")
 
 
 def main():
@@ -69,7 +62,7 @@ def main():
     parser.add_argument("--topic", default="digits")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--kill-at", type=int, default=77, help="the step before which the second training is killed")
+    parser.add_argument("--kill-at", type=int, default=77, help="the step behind which the second one is killed")
     args = parser.parse_args()
     with ExitStack() as stack:
         servers = args.bootstrap_servers or stack.enter_context(EmbeddedKafka()).bootstrap_servers
@@ -79,8 +72,7 @@ def main():
             sink.send_batch(digits.images.astype("uint8"), digits.target)
         shared = servers, sink.control_message
         in_a_process(*shared, folder / "undisturbed", args)
-        code = in_a_process(*shared, folder / "disturbed", args, args.kill_at)
-        print(f"the second training ended with {code}")
+        in_a_process(*shared, folder / "disturbed", args, args.kill_at)
         in_a_process(*shared, folder / "disturbed", args)
         weights = [torch.load(folder / f"{name}.weights") for name in ("undisturbed", "disturbed")]
     if not all(torch.equal(one, other) for one, other in zip(*(part.values() for part in weights), strict=True)):

@@ -188,6 +188,8 @@ class RowBuilder:
 
     Memory that is never written to is never taken from the system, so an upper bound of the rows is enough. Where
     not even the addresses for that many rows are to be had, the array grows with the rows.
+
+    Rows that were written where `room` said are not copied when they are appended.
     """
 
     def __init__(self, max_rows: int, first: np.ndarray) -> None:
@@ -197,12 +199,22 @@ class RowBuilder:
         except (MemoryError, ValueError):
             self._array = np.empty((0, *first.shape[1:]), first.dtype)
 
+    def room(self, rows: int, row_bytes: int) -> np.ndarray | None:
+        """uint8 [rows * row_bytes]: where the next rows will lie; None where rows of that size will not, or not yet.
+
+        What is written there and not appended is overwritten by the next rows.
+        """
+        place = self._array[self._rows : self._rows + rows]
+        return place.reshape(-1).view(np.uint8) if place.nbytes == rows * row_bytes and len(place) == rows else None
+
     def append(self, rows: np.ndarray) -> None:
         """Copy rows behind those collected so far."""
         needed = self._rows + len(rows)
         if needed > len(self._array):  # growing by half costs each row a constant number of moves; NumPy writes zeros
             self._resize(max(needed, len(self._array) * 3 // 2))
-        self._array[self._rows : needed] = rows
+        place = self._array[self._rows : needed]
+        if not _are_one(place, rows):
+            place[...] = rows
         self._rows = needed
 
     def finish(self) -> np.ndarray:
@@ -216,6 +228,15 @@ class RowBuilder:
             self._array.resize((rows, *shape), refcheck=False)
         except MemoryError:
             raise refused(rows, math.prod(shape) * self._array.itemsize) from None
+
+
+def _are_one(place: np.ndarray, rows: np.ndarray) -> bool:
+    """Whether two arrays are the same numbers in the same memory."""
+
+    def layout(array: np.ndarray) -> tuple[object, ...]:
+        return array.__array_interface__["data"][0], array.shape, array.dtype, array.strides
+
+    return layout(place) == layout(rows)
 
 
 _ROOM = 8  # times the mean length of the first strings
@@ -271,7 +292,7 @@ class OffsetIndex:
 
     def append(self, offsets: np.ndarray, range_index: int) -> None:
         """Note the offsets (int64 [B], B > 0) of the next B rows."""
-        breaks = np.flatnonzero(np.diff(offsets) != 1) + 1
+        breaks = np.flatnonzero(offsets[1:] != offsets[:-1] + 1) + 1
         rows = np.concatenate([[0], breaks])
         self._rows.append(rows + self._length)
         self._offsets.append(offsets[rows])

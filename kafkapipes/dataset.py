@@ -14,6 +14,7 @@ from kafkapipes.arrays import (
     Column,
     ColumnBuilder,
     OffsetIndex,
+    RowBuilder,
     TextColumn,
     builder_for,
     column_bytes,
@@ -280,32 +281,65 @@ def _materialise(
     arrays: Iterable[ArrayBatch], reader: PartitionReader, bar: "tqdm[Any]", limit: MemoryLimit
 ) -> tuple[Column | None, Column | None, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """All batches as one column of values and one of labels (None where nothing came), and where rows come from."""
-    values: ColumnBuilder | None = None
-    labels: ColumnBuilder | None = None
-    index = OffsetIndex()
-    places: dict[int, int] = {}  # account → its place among the ranges
+    collected = reader._destination = _Collected(reader, limit)
     for batch in arrays:
-        batch_labels = batch.scalar_labels
-        columns = [batch.values] if batch_labels is None else [batch.values, batch_labels]
-        if values is None:
-            most = _readable(reader.report)
-            limit.allow(most, sum(map(row_bytes, columns)), _named(reader.report))
-            values = builder_for(batch.values, most, limit.most)
-            labels = None if batch_labels is None else builder_for(batch_labels, most, limit.most)
-            places = {id(account): place for place, account in enumerate(reader.report)}
-        limit.add(sum(map(column_bytes, columns)), batch.coordinates(0))
-        values.append(batch.values)
-        if labels is not None:
-            labels.append(batch_labels)
-        index.append(batch.offsets, places[id(batch.account)])
+        collected.append(batch)
         bar.update(len(batch))
     bar.total = bar.n  # gaps hold no records
     bar.refresh()
-    return (
-        None if values is None else values.finish(),
-        None if labels is None else labels.finish(),
-        index.finish(),
-    )
+    return collected.finish()
+
+
+class _Collected:
+    """Batches of one reader, as columns that grow: the `Destination` of the records that it reads next.
+
+    A batch must be appended, or given up, before the next one is read.
+    """
+
+    def __init__(self, reader: PartitionReader, limit: MemoryLimit) -> None:
+        self._reader = reader
+        self._limit = limit
+        self._values: ColumnBuilder | None = None
+        self._labels: ColumnBuilder | None = None
+        self._index = OffsetIndex()
+        self._places: dict[int, int] = {}  # account → its place among the ranges
+
+    def append(self, batch: ArrayBatch) -> None:
+        """Add a batch; the first one tells types and shapes."""
+        labels = batch.scalar_labels
+        columns = [batch.values] if labels is None else [batch.values, labels]
+        if self._values is None:
+            self._values = self._builders(columns)
+        self._limit.add(sum(map(column_bytes, columns)), batch.coordinates(0))
+        self._values.append(batch.values)
+        if self._labels is not None:
+            self._labels.append(labels)
+        self._index.append(batch.offsets, self._places[id(batch.account)])
+
+    def room_for_values(self, rows: int, row_bytes: int) -> np.ndarray | None:
+        """uint8 [rows * row_bytes] where the next rows of `values` will lie, or None."""
+        return self._values.room(rows, row_bytes) if isinstance(self._values, RowBuilder) else None
+
+    def room_for_keys(self, rows: int, row_bytes: int) -> np.ndarray | None:
+        """The same for `labels`."""
+        return self._labels.room(rows, row_bytes) if isinstance(self._labels, RowBuilder) else None
+
+    def finish(self) -> tuple[Column | None, Column | None, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """The columns of values and labels, None where nothing came, and the index of the rows."""
+        return (
+            None if self._values is None else self._values.finish(),
+            None if self._labels is None else self._labels.finish(),
+            self._index.finish(),
+        )
+
+    def _builders(self, columns: list[Column]) -> ColumnBuilder:
+        report = self._reader.report
+        most = _readable(report)
+        self._limit.allow(most, sum(map(row_bytes, columns)), _named(report))
+        self._places = {id(account): place for place, account in enumerate(report)}
+        values, *labels = (builder_for(column, most, self._limit.most) for column in columns)
+        self._labels = labels[0] if labels else None
+        return values
 
 
 def _readable(report: ReadReport) -> int:

@@ -114,9 +114,9 @@ class LeftOut:
         Raises:
             DecodeError: there is one, and the policy is "raise".
         """
-        rows = np.flatnonzero(wrong)
-        if not len(rows):
+        if not wrong.any():
             return batch
+        rows = np.flatnonzero(wrong)
         choice, first = getattr(self._policies, policy), int(rows[0])
         if choice == "raise":
             mend = "correct the declared type or shape, or " if policy == "on_error" else ""

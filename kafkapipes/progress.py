@@ -116,7 +116,7 @@ class RangeProgress:
             )
 
     def _check_ascending(self, offsets: np.ndarray) -> None:
-        if offsets[0] < self.position or (len(offsets) > 1 and not (np.diff(offsets) > 0).all()):
+        if offsets[0] < self.position or not (offsets[1:] > offsets[:-1]).all():
             raise CorruptDataError(
                 f"wanted offsets that ascend from {self._coordinates(self.position)}, found {int(offsets[0])} to "
                 f"{int(offsets[-1])} out of order; the read is stopped so that no record counts twice"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -131,3 +131,13 @@ class RecordBatch:
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+
+class Destination(Protocol):
+    """Memory where the bytes of records may be written at once, instead of into a column of their own."""
+
+    def room_for_values(self, rows: int, row_bytes: int) -> np.ndarray | None:
+        """uint8 [rows * row_bytes] for the values of the next records, all of one size; None where there is none."""
+
+    def room_for_keys(self, rows: int, row_bytes: int) -> np.ndarray | None:
+        """The same for their keys."""

@@ -30,6 +30,7 @@ class RangeReport:
         seconds: time from the first fetch to the end of the range
         finished: whether the range was read to its end
         covered: offsets of the pieces that were read, where it is read in pieces
+        client: the client that read it, "native" or "python"; "" before
     """
 
     range: OffsetRange
@@ -45,6 +46,7 @@ class RangeReport:
     seconds: float = 0.0
     finished: bool = False
     covered: int = 0
+    client: str = ""
 
     @property
     def start(self) -> int:
@@ -126,6 +128,7 @@ class RangeReport:
             "rate": round(self.rate),
             "topic_id": self.topic_id,
             "finished": self.finished,
+            "client": self.client,
         }
 
     def __str__(self) -> str:

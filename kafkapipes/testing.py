@@ -24,6 +24,7 @@ import confluent_kafka
 
 from kafkapipes.errors import ConfigError, KafkaPipesError
 from kafkapipes.exactness import assert_resumes_exactly as assert_resumes_exactly
+from kafkapipes.kafka.native import library_path
 from kafkapipes.options import check_count, shown
 from kafkapipes.ranges import OffsetRange
 
@@ -157,15 +158,13 @@ def _pair(record: object, place: int) -> tuple[bytes | None, bytes | None]:
 
 @cache
 def _library() -> ctypes.CDLL:
-    """The librdkafka that confluent_kafka itself has loaded, found beside it in its wheel."""
-    package = Path(confluent_kafka.__file__).parent
-    places = [package.parent / "confluent_kafka.libs", package / ".dylibs", package]
-    found = [path for place in places for path in sorted(place.glob("*rdkafka*")) if path.suffix != ".py"]
-    if not found:
+    """The librdkafka that confluent_kafka itself has loaded."""
+    if (path := library_path()) is None:
+        package = Path(confluent_kafka.__file__).parent
         raise KafkaPipesError(
             f"no librdkafka beside {package}: EmbeddedKafka needs confluent-kafka from its binary wheel"
         )
-    library = ctypes.CDLL(str(found[0]))
+    library = ctypes.CDLL(str(path))
     library.rd_kafka_conf_new.restype = c_void_p
     library.rd_kafka_conf_set.argtypes = [c_void_p, c_char_p, c_char_p, c_char_p, c_size_t]
     library.rd_kafka_new.restype = c_void_p

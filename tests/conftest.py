@@ -10,6 +10,7 @@ from kafkapipes.testing import EmbeddedKafka
 from tests.faults.certificates import make_certificates
 from tests.faults.oracle import Oracle
 from tests.kafka.cluster import QUICK_RESTART, Cluster, OwnBroker, ThreeBrokers, TlsBroker, open_cluster
+from tests.kafka.fake import FakeLibrary
 from tests.kafka.node import NoKafka, fetch_jars
 
 REQUIRE_VARIABLE = "KAFKAPIPES_TEST_REQUIRE_KAFKA"  # set in CI: there a missing Kafka is a failure
@@ -20,6 +21,12 @@ Found = TypeVar("Found")
 def embedded() -> Iterator[EmbeddedKafka]:
     with EmbeddedKafka() as kafka:
         yield kafka
+
+
+@pytest.fixture(scope="session")
+def fake_library(tmp_path_factory: pytest.TempPathFactory) -> FakeLibrary:
+    """A librdkafka that says what a test tells it."""
+    return FakeLibrary(tmp_path_factory.mktemp("fake"))
 
 
 @pytest.fixture(scope="session")

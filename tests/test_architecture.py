@@ -11,11 +11,12 @@ PACKAGE = Path(kafkapipes.__file__).parent
 LADDER = [
     "errors", "options", "memory", "ranges", "blocks", "report", "progress", "records", "dead_letters", "arrays",
     "formats.raw", "formats", "decoding", "checkpoints", "following", "ahead", "control", "kafka.addresses",
-    "kafka.secrets", "kafka.config", "kafka.failures", "kafka.release", "kafka.offsets", "kafka.watch", "kafka.fetcher",
-    "kafka.follower", "kafka.group", "kafka.sink", "kafka.dead_letter_topic", "windows", "pipes.parser", "pipes.reader",
-    "pipes.decoder", "pipes.reshaper", "pipes.transformer", "order", "loader", "dataset", "making", "bounded", "live",
-    "stream", "shared", "streaming", "exactness", "testing",
+    "kafka.secrets", "kafka.config", "kafka.failures", "kafka.release", "kafka.offsets", "kafka.watch", "kafka.client",
+    "kafka.native", "kafka.fetcher", "kafka.follower", "kafka.group", "kafka.sink", "kafka.dead_letter_topic",
+    "windows", "pipes.parser", "pipes.reader", "pipes.decoder", "pipes.reshaper", "pipes.transformer", "order",
+    "loader", "dataset", "making", "bounded", "live", "stream", "shared", "streaming", "exactness", "testing",
 ]  # fmt: skip
+EXTENSIONS = {"kafka.native": "kafkapipes.kafka._native"}  # room → what only it imports, written in C
 PACKAGES = {"", "kafka", "pipes"}  # their __init__ is a door or a sentence
 MAY_IMPORT_KAFKA = ("kafka.", "testing")
 MAY_IMPORT_TORCH = ("pipes.", "order", "loader", "dataset", "making", "shared", "streaming", "exactness")
@@ -51,7 +52,7 @@ def test_every_module_has_its_place_on_the_ladder():
 
 @pytest.mark.parametrize("room", LADDER)
 def test_a_room_imports_only_from_rooms_above_it(room):
-    above = {f"kafkapipes.{name}" for name in LADDER[: LADDER.index(room)]}
+    above = {f"kafkapipes.{name}" for name in LADDER[: LADDER.index(room)]} | {EXTENSIONS.get(room)}
 
     assert {name for name in imports(modules()[room]) if name.startswith("kafkapipes")} <= above
 

@@ -140,6 +140,59 @@ def test_a_row_builder_gives_back_its_unused_rows():
     assert built.nbytes == 12
 
 
+def test_rows_that_are_written_where_they_will_lie_are_not_copied():
+    builder = RowBuilder(5, np.zeros((0, 2), np.int16))
+    builder.append(np.array([[1, 2]], np.int16))
+    room = builder.room(2, 4)
+    room[:] = np.array([3, 4, 5, 6], np.int16).view(np.uint8)
+    builder._array.flags.writeable = False
+
+    builder.append(room.view(np.int16).reshape(2, 2))
+    builder._array.flags.writeable = True
+    builder.append(np.array([[7, 8]], np.int16))
+
+    assert (room.size, room.dtype) == (8, np.uint8)
+    assert builder.finish().tolist() == [[1, 2], [3, 4], [5, 6], [7, 8]]
+
+
+@pytest.mark.parametrize(("rows", "row_bytes"), [(5, 4), (1, 3), (1, 5), (2, 2), (1, 0), (2**40, 4)])
+def test_there_is_no_room_for_rows_of_another_size_or_beyond_the_bound(rows, row_bytes):
+    builder = RowBuilder(5, np.zeros((0, 2), np.int16))
+    builder.append(np.array([[1, 2]], np.int16))
+
+    assert builder.room(rows, row_bytes) is None
+
+
+def test_a_builder_that_has_no_memory_ahead_has_no_room():
+    assert RowBuilder(2**60, np.zeros((0, 1000))).room(1, 8000) is None
+
+
+@pytest.mark.parametrize("kept", [[0, 1, 2, 3], [1, 3], [0, 3], [3], [2, 3]])
+def test_what_is_left_out_of_a_room_is_overwritten_by_the_rows_behind_it(kept):
+    builder = RowBuilder(9, np.zeros((0, 1), np.uint8))
+    builder.append(np.array([[9]], np.uint8))
+    rows = builder.room(4, 1).reshape(4, 1)
+    rows[:] = [[0], [1], [2], [3]]
+
+    builder.append(rows[kept[0] : kept[-1] + 1] if kept == list(range(kept[0], 4)) else rows[kept])
+    room = builder.room(1, 1)
+    room[:] = 4
+    builder.append(room.reshape(1, 1))
+
+    assert builder.finish().ravel().tolist() == [9, *kept, 4]
+
+
+@pytest.mark.parametrize("other", [np.int8, ">u2"])
+def test_the_same_memory_of_another_type_is_converted(other):
+    builder = RowBuilder(4, np.zeros((0, 1), np.uint8 if other is np.int8 else np.uint16))
+    rows = builder.room(2, builder._array.itemsize).view(other).reshape(2, 1)
+    rows[:] = [[1], [2]]
+
+    builder.append(rows)
+
+    assert builder.finish().ravel().tolist() == [1, 2]
+
+
 def test_a_builder_takes_no_more_room_ahead_than_there_can_be_bytes():
     builder = builder_for(np.zeros((1, 10)), 2**60, 800)
 

@@ -448,3 +448,43 @@ def test_the_constructor_takes_four_things_by_position(clicks):
     message = {"topic": "clicks:0:0:1", "input_config": CONFIG}
 
     assert TrainingKafkaDataset(message, [clicks.bootstrap_servers], "sink", np.sum)[0][0] == 15
+
+
+ODD = {
+    "a longer value": (b"toolong" * 3, b"\1"), "a shorter value": (b"abc", b"\1"), "an empty value": (b"", b"\1"),
+    "a tombstone": (None, b"\1"), "a null key": (b"sixsix", None), "a longer key": (b"sixsix", b"\1\2"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+@pytest.mark.parametrize("places", [[0], [499, 500, 501], [600], [999, 1000], [1999], [*range(700, 1300)], [700, 1999]])
+def test_a_record_that_does_not_fit_leaves_its_neighbours_as_they_are(embedded, odd, places):
+    good = [(row.to_bytes(6), bytes([row % 251])) for row in range(2000)]
+    embedded.fill("t", [odd if row in places else item for row, item in enumerate(good)])
+    skip = {"on_error": "skip", "tombstone": "skip", "null_key": "skip"}
+
+    dataset = make(embedded, "t:0:0:2000", {**CONFIG, "label_reshape": "1"}, batch_records=400, **skip)
+
+    kept = [row for row in range(2000) if row not in places]
+    assert dataset.values.numpy().tobytes() == b"".join(good[row][0] for row in kept)
+    assert dataset.labels.tolist() == [row % 251 for row in kept]
+    assert [dataset.coordinates(row)[2] for row in (0, len(kept) // 2, -1)] == [kept[0], kept[len(kept) // 2], kept[-1]]
+    assert sum(dataset.report[0].skipped.values()) == len(places)
+
+
+@pytest.mark.parametrize(
+    "names", [("uint8", "uint8", "6"), (">i2", ">i2", "3"), ("bool", "bool", "6"), ("<f2", "u2", "")]
+)
+def test_bytes_that_are_laid_into_place_are_decoded_as_all_others(embedded, names):
+    data_type, label_type, shape = names
+    values = (np.arange(6000, dtype=np.uint8) % 2).tobytes()
+    size = np.dtype(label_type).itemsize
+    embedded.fill("t", [(values[row : row + 6], bytes(size - 1) + bytes([row % 2])) for row in range(3000)])
+    config = {"data_type": data_type, "label_type": label_type, "data_reshape": shape}
+
+    dataset = make(embedded, "t:0:0:3000", config)
+
+    expected = np.stack([np.frombuffer(values[row : row + 6], data_type) for row in range(3000)])
+    np.testing.assert_array_equal(dataset.values.numpy(), expected.astype(expected.dtype.newbyteorder("=")))
+    labels = np.frombuffer(b"".join(bytes(size - 1) + bytes([row % 2]) for row in range(3000)), label_type)
+    np.testing.assert_array_equal(dataset.labels.numpy(), labels.astype(labels.dtype.newbyteorder("=")))

@@ -1,14 +1,11 @@
 """One range → `RecordBatch`es: fetches, and asks progress.py after every fetch whether the range is finished."""
 
-import gc
 import json
 import os
 import time
 from collections.abc import Iterator
-from typing import cast
 
-import numpy as np
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError, KafkaException
 
 from kafkapipes.errors import (
     AuthError,
@@ -19,6 +16,7 @@ from kafkapipes.errors import (
     TopicError,
     TruncationError,
 )
+from kafkapipes.kafka.client import Fetched, Word
 from kafkapipes.kafka.config import ClientConfig, fetch_ms
 from kafkapipes.kafka.failures import (
     ADVICE,
@@ -30,14 +28,15 @@ from kafkapipes.kafka.failures import (
     interruptible,
     was_cut_short,
 )
+from kafkapipes.kafka.native import open_client
 from kafkapipes.kafka.offsets import LogReader, PartitionLog
 from kafkapipes.kafka.release import end_client, leave_to_parent
 from kafkapipes.kafka.watch import TopicWatch
 from kafkapipes.progress import RangeProgress
-from kafkapipes.records import BytesColumn, Headers, RecordBatch
+from kafkapipes.records import Destination, RecordBatch
 from kafkapipes.report import RangeReport
 
-POLL_S = 0.05  # consume() waits for all records asked for or for this long; Ctrl-C is seen between two calls
+POLL_S = 0.05  # a client waits for all records asked for or for this long; Ctrl-C is seen between two calls
 AWAY_S = 1.0  # between two looks for records: what is longer was no waiting, this process was stopped or had no turn
 BATCH_BYTES = 2 * 2**20  # large records come in smaller batches: memory stays bounded, and a batch in the cache
 FIRST_BATCH = 500  # records asked for before their size is known
@@ -56,24 +55,24 @@ class Fetcher:
         timestamps: bool,
         headers: bool,
         on_data_loss: str = "raise",
+        destination: Destination | None = None,
     ) -> None:
         self._config = config
         self._batch_records = batch_records
         self._stall_timeout_s = stall_timeout_s
         self._on_data_loss = on_data_loss
-        self._timestamps = timestamps
-        self._headers = headers
+        self._destination = destination
         self._complaints = Complaints(config)
         self._pid = os.getpid()
         self._assigned = 0  # assignments so far
-        self._last_word: Message | None = None  # of the client, to act upon once the records before it are handed out
+        self._last_word: Word | None = None  # of the client, to act upon once the records before it are handed out
         self._watch = TopicWatch(config, stall_timeout_s)
         patience = {"socket.timeout.ms": fetch_ms(stall_timeout_s)}
         properties = self._complaints.listening({**patience, **config.consumer()})
         # Its own word on how far it has come, where no record shows that; several within a stall's time.
         properties.setdefault("statistics.interval.ms", max(100, min(5000, int(stall_timeout_s * 250))))
         try:
-            self._consumer = Consumer(properties)
+            self._client = open_client(properties, self._complaints, timestamps=timestamps, headers=headers)
         except (KafkaException, ValueError, TypeError) as exc:
             raise failure_of(exc, "the client configuration was refused", config) from None
 
@@ -84,9 +83,9 @@ class Fetcher:
     def __exit__(self, *exc: object) -> None:
         if os.getpid() == self._pid:
             self._watch.close()
-            end_client(self._consumer.close)
+            end_client(self._client.close)
         else:
-            leave_to_parent(self._consumer, self._watch)
+            leave_to_parent(self._client, self._watch)
 
     @interruptible()
     def confirm(self) -> None:
@@ -106,6 +105,7 @@ class Fetcher:
         Raises:
             StalledError, and what `failures.TERMINAL` names: the range could not be read to its end.
         """
+        account.client = self._client.name
         progress = RangeProgress(account, self._stall_timeout_s)
         if progress.finished:
             return
@@ -144,7 +144,7 @@ class Fetcher:
                     time.sleep(POLL_S / 10)  # a client that answers at once with nothing must not spin
         if progress.in_doubt:
             self._confirm_log(progress)
-        self._consumer.unassign()
+        self._client.unassign()
 
     def _confirm_log(self, progress: RangeProgress) -> None:
         """Have the broker compare epochs (KIP-320): up to the end of what was read, is it the log that was planned?
@@ -155,10 +155,11 @@ class Fetcher:
         item, epoch = account.range, account.epoch
         progress.resume()
         # seek, since an assignment would ask only a client that does not know the leader yet
-        self._consumer.seek(TopicPartition(item.topic, int(item.partition), progress.promised, leader_epoch=epoch))  # type: ignore[arg-type]  # concrete
+        self._client.seek(item.topic, int(item.partition), progress.promised, epoch)  # type: ignore[arg-type]  # concrete
         while True:
-            records, last_word = self._split(self._consumer.consume(1, POLL_S), progress)
-            error = None if last_word is None else last_word.error()
+            with self._client.fetch(1, POLL_S) as fetched:
+                records, last_word = self._heed(fetched, progress)
+            error = None if last_word is None else last_word.error
             if records or (error is not None and error.code() == KafkaError._PARTITION_EOF):
                 return
             if error is not None:
@@ -172,68 +173,40 @@ class Fetcher:
         self._assigned += 1
         self._complaints.statistics = ""  # they are of an assignment before
         self._last_word = None
-        self._consumer.assign([TopicPartition(item.topic, int(item.partition), progress.position)])  # type: ignore[arg-type]  # concrete
+        self._client.assign(item.topic, int(item.partition), progress.position)  # type: ignore[arg-type]  # concrete
 
     def _next_batch(self, records: int, progress: RangeProgress) -> RecordBatch | None:
-        """Fetch once, without the garbage collector.
+        """Fetch once: the records that belong to the range; what is not a record is noted."""
+        with self._client.fetch(records, POLL_S, self._destination) as fetched:
+            rows, self._last_word = self._heed(fetched, progress)
+            return self._records(fetched, rows, progress) if rows else None
 
-        It would look through thousands of new messages, in vain, several times a batch: half of the time of a read.
-        """
-        collecting = gc.isenabled()
-        gc.disable()
-        try:
-            return self._batch(self._consumer.consume(records, POLL_S), progress)
-        finally:
-            if collecting:
-                gc.enable()
-
-    def _batch(self, messages: list[Message], progress: RangeProgress) -> RecordBatch | None:
-        """The records among `messages` that belong to the range; what is not a record is noted."""
-        if any(map(Message.error, messages)):
-            messages, self._last_word = self._split(messages, progress)
-        return self._records(messages, progress) if messages else None
-
-    def _records(self, messages: list[Message], progress: RangeProgress) -> RecordBatch | None:
+    def _records(self, fetched: Fetched, rows: int, progress: RangeProgress) -> RecordBatch | None:
         if self._assigned > 1:  # a fresh consumer has nothing else to deliver
-            self._check_origin(messages, progress.account)
-        offsets = np.fromiter(map(Message.offset, messages), np.int64, len(messages))
-        count = progress.records(offsets, lambda row: _epoch(messages[row]))
-        return self._columns(messages[:count], offsets[:count], progress.account) if count else None
+            self._check_origin(fetched.origins(rows), progress.account)
+        count = progress.records(fetched.offsets[:rows], fetched.epoch)
+        return fetched.batch(count, progress.account) if count else None
 
-    def _columns(self, messages: list[Message], offsets: np.ndarray, account: RangeReport) -> RecordBatch:
-        keys = BytesColumn.from_list(list(map(Message.key, messages)))
-        values = BytesColumn.from_list(list(map(Message.value, messages)))
-        timestamps = headers = None
-        if self._timestamps:
-            stamps = (milliseconds for _, milliseconds in map(Message.timestamp, messages))
-            timestamps = np.fromiter(stamps, np.int64, len(messages))
-        if self._headers:
-            # cast: what is fetched has lists with bytes; the declared dictionaries and str are for sending.
-            headers = [list(cast(Headers, message.headers() or ())) for message in messages]
-        return RecordBatch(offsets, keys, values, account, timestamps, headers)
+    def _heed(self, fetched: Fetched, progress: RangeProgress) -> tuple[int, Word | None]:
+        """How many records count, and the client's last word behind them: the end of the log, or of this read."""
+        last, item = None, progress.account.range
+        for word in fetched.words:
+            code = word.error.code()
+            if code in POSITION_LOST or code == KafkaError._PARTITION_EOF:
+                if (word.topic, word.partition) == (item.topic, item.partition):
+                    last = word
+            elif code in TERMINAL and word.topic is not None:
+                return word.row, word  # the others are about the group, which a range does not need
+            elif code not in HARMLESS:
+                self._complaints.note(word.error)
+        return len(fetched.offsets), last
 
-    def _split(self, messages: list[Message], progress: RangeProgress) -> tuple[list[Message], Message | None]:
-        """The records, and the client's last word behind them, if it said one: end of the log, or of this read."""
-        records, last, item = [], None, progress.account.range
-        for message in messages:
-            error = message.error()
-            if error is None:
-                records.append(message)
-            elif error.code() in POSITION_LOST or error.code() == KafkaError._PARTITION_EOF:
-                if (message.topic(), message.partition()) == (item.topic, item.partition):
-                    last = message
-            elif error.code() in TERMINAL and message.topic() is not None:
-                return records, message  # the others are about the group, which a range does not need
-            elif error.code() not in HARMLESS:
-                self._complaints.note(error)
-        return records, last
-
-    def _act_on(self, message: Message, progress: RangeProgress) -> None:
-        error = message.error()
-        if error is None or progress.finished:
+    def _act_on(self, word: Word, progress: RangeProgress) -> None:
+        error = word.error
+        if progress.finished:
             return
         if error.code() == KafkaError._PARTITION_EOF:
-            progress.end_of_log(int(message.offset()))  # type: ignore[arg-type]  # always set
+            progress.end_of_log(int(word.offset))  # type: ignore[arg-type]  # always set
             return
         if error.code() not in POSITION_LOST:
             raise failure(error, self._where(progress), self._config)
@@ -272,13 +245,11 @@ class Fetcher:
                 f"{self._pid}, and no consumer survives a fork; begin a read in this process"
             )
 
-    def _check_origin(self, messages: list[Message], account: RangeReport) -> None:
+    def _check_origin(self, origins: set[tuple[str, int]], account: RangeReport) -> None:
         """Every record must come from the partition that was asked for: a stale one would count twice."""
         wanted = account.range
-        if set(map(Message.partition, messages)) != {wanted.partition} or set(map(Message.topic, messages)) != {
-            wanted.topic
-        }:
-            found = sorted({f"{message.topic()}:{message.partition()}" for message in messages})
+        if origins != {(wanted.topic, wanted.partition)}:
+            found = sorted(f"{topic}:{partition}" for topic, partition in origins)
             raise CorruptDataError(
                 f"wanted records of {wanted} only, the client delivered records of {', '.join(found)}"
             )
@@ -329,8 +300,3 @@ class Fetcher:
     def _where(self, progress: RangeProgress) -> str:
         account = progress.account
         return f"reading {account.range} at {account.range.topic}:{account.range.partition}@{progress.position}"
-
-
-def _epoch(message: Message) -> int:
-    epoch = message.leader_epoch()
-    return -1 if epoch is None else epoch

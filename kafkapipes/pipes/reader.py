@@ -12,7 +12,7 @@ from kafkapipes.kafka.fetcher import Fetcher
 from kafkapipes.kafka.offsets import ON_DATA_LOSS, ON_SHORT, plan_ranges
 from kafkapipes.options import check_choice, check_count, check_seconds, shown
 from kafkapipes.ranges import OffsetRange
-from kafkapipes.records import RecordBatch
+from kafkapipes.records import Destination, RecordBatch
 from kafkapipes.report import ReadReport
 
 
@@ -88,6 +88,7 @@ class PartitionReader(IterDataPipe[RecordBatch]):
         self._wanted: list[OffsetRange] | None = None
         self._plan: ReadReport | None = None
         self._share = (1, 0)
+        self._destination: Destination | None = None  # a dataset's own, while it collects what comes
         self.report = ReadReport([])
 
     def plan(self) -> ReadReport:
@@ -123,7 +124,7 @@ class PartitionReader(IterDataPipe[RecordBatch]):
                 "reach yet; read with num_workers=0 or 1"
             )
         self.report = self.plan().share(*self._share)
-        with Fetcher(self._client, **self._fetching) as fetcher:
+        with Fetcher(self._client, **self._fetching, destination=self._destination) as fetcher:
             for account in self.report:
                 yield from fetcher.fetch(account)
             fetcher.confirm()

@@ -141,7 +141,7 @@ class World:
             "interrupt": lambda: os.kill(os.getpid(), signal.SIGINT),
             "kill": lambda: (cluster.kill(), time.sleep(seconds / 2), cluster.start()),
             "pause": for_a_while(lambda: cluster.pause(), lambda: cluster.resume()),
-            "reset": lambda: proxy.reset_every(seed, 200_000),
+            "reset": lambda: proxy.reset_every(seed, 800_000),  # the largest batch is 600,000, and must come whole
             "stall": for_a_while(lambda: proxy.stall(), lambda: proxy.pass_through()),
             "throttle": lambda: proxy.throttle(bytes_per_second=2_000_000, chunk=1000),
             "move": lambda: cluster.move_leader(topic),

@@ -279,7 +279,8 @@ def plain():
 
 
 def read_with_lies(monkeypatch, kafka, code, way):
-    monkeypatch.setattr("kafkapipes.kafka.fetcher.Consumer", LyingConsumer)
+    monkeypatch.setattr("kafkapipes.kafka.native.Consumer", LyingConsumer)
+    monkeypatch.setenv("KAFKAPIPES_CLIENT", "python")
     monkeypatch.setattr(LyingConsumer, "code", code)
     try:
         return labels(read(way, kafka, "plain", records=20)[0])

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from kafkapipes import RangeParser
-from kafkapipes.kafka.fetcher import Consumer
+from kafkapipes.kafka.client import PythonClient
 from kafkapipes.kafka.release import end_client, leave_to_parent
 
 
@@ -91,14 +91,15 @@ def test_a_client_that_is_freed_by_the_interpreters_end_is_ended_without_a_threa
     assert (done.stdout, done.stderr) == ("ended True\n", "")
 
 
-def test_a_consumer_that_hangs_when_it_is_closed_does_not_hold_up_a_read(embedded, monkeypatch):
-    class Hanging(Consumer):
-        def close(self):
-            held.wait()
-            super().close()
+def test_a_client_that_hangs_when_it_is_closed_does_not_hold_up_a_read(embedded, monkeypatch):
+    def hang(self):
+        held.wait()
+        close(self)
 
     held, began = threading.Event(), time.monotonic()
-    monkeypatch.setattr("kafkapipes.kafka.fetcher.Consumer", Hanging)
+    monkeypatch.setenv("KAFKAPIPES_CLIENT", "python")
+    close = PythonClient.close
+    monkeypatch.setattr(PythonClient, "close", hang)
     embedded.fill("t", [(b"one", None), (b"two", None)])
 
     batches = list(RangeParser("t:0:0:2").read_partitions(embedded.bootstrap_servers))

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# The tests of the native client, with its C under a sanitizer: `tests/kafka/sanitize.sh address` (the default), `thread`
+# or `valgrind`, in an environment with the tests' packages. It needs gcc's sanitizers, or valgrind.
+set -euo pipefail
+kind=${1:-address}
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+git ls-files -z -- kafkapipes tests setup.cfg | xargs -0 cp --parents -t "$work"
+cd "$work"
+include=$(python -c "import sysconfig; print(sysconfig.get_path('include'))")
+flags=(-g -O1 -fno-omit-frame-pointer)
+[ "$kind" = valgrind ] || flags+=("-fsanitize=$kind")
+[ "$kind" != address ] || flags+=(-fsanitize=undefined -fno-sanitize-recover=undefined)
+gcc -shared -fPIC "${flags[@]}" -DPy_LIMITED_API=0x030B0000 -I"$include" kafkapipes/kafka/_native.c \
+    -o kafkapipes/kafka/_native.abi3.so -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers -Wno-cast-function-type
+export PYTHONMALLOC=malloc KAFKAPIPES_CLIENT=native PYTHONFAULTHANDLER=1
+tests=(tests/kafka/test_native.py tests/kafka/test_client.py tests/kafka/test_fetcher.py)
+pytest=(python -m pytest -q -p no:cacheprovider -p no:faulthandler --timeout 1800)
+case $kind in
+    address)
+        export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:quarantine_size_mb=0 UBSAN_OPTIONS=print_stacktrace=1
+        LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" "${pytest[@]}" "${tests[@]}"
+        ;;
+    thread)  # what others built without it is not looked at; its memory map wants no random addresses
+        export TSAN_OPTIONS="ignore_noninstrumented_modules=1 exitcode=66 halt_on_error=0"
+        LD_PRELOAD=$(gcc -print-file-name=libtsan.so) setarch -R "${pytest[@]}" "${tests[@]}"
+        ;;
+    valgrind)
+        valgrind --quiet --error-exitcode=67 --undef-value-errors=no --trace-children=no --log-file="$work/log" \
+            "${pytest[@]}" tests/kafka/test_native.py -k "not interpreter and not memory"
+        ! grep -n _native "$work/log"
+        ;;
+    *)
+        echo "address, thread or valgrind, not $kind" >&2
+        exit 2
+        ;;
+esac

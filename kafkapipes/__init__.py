@@ -5,6 +5,7 @@ TrainingKafkaDataset is these five, run once into memory; KafkaSink writes what 
 """
 
 from kafkapipes.arrays import ArrayBatch, TextColumn
+from kafkapipes.chain import as_stream
 from kafkapipes.control import ControlMessage
 from kafkapipes.dataset import BytesTensor, TrainingKafkaDataset
 from kafkapipes.dead_letters import DeadLetter
@@ -50,5 +51,6 @@ __all__ = [
     "Last", "MemoryLimitError", "OffsetRange", "PartitionReader", "RangeError", "RangeParser", "RangeReport",
     "ReadReport", "RecordBatch", "Reshaper", "SecurityWarning", "StalledError", "StateError", "StreamIterator",
     "StreamingKafkaDataset", "Symbol", "TensorLoader", "TextColumn", "TopicChangedError", "TopicError",
-    "TrainingKafkaDataset", "Transformer", "TruncationError", "format_ranges", "merge_states", "parse_ranges",
+    "TrainingKafkaDataset", "Transformer", "TruncationError", "as_stream", "format_ranges", "merge_states",
+    "parse_ranges",
 ]  # fmt: skip

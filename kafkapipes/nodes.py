@@ -1,4 +1,7 @@
-"""KafkaNode: a stream as the source of a torchdata.nodes pipeline. Imported by itself: torchdata.nodes takes its time."""
+"""KafkaNode: a stream as the source of a torchdata.nodes pipeline.
+
+Imported by those who use it only: torchdata.nodes takes its time.
+"""
 
 from contextlib import suppress
 from typing import Any

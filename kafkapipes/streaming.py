@@ -4,7 +4,7 @@ import copy
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from kafkapipes.dead_letters import RecordPolicies, TakeLetters
 from kafkapipes.decoding import Decoding
 from kafkapipes.errors import ConfigError, DataLossError, RangeError, StateError
 from kafkapipes.following import Followed, LiveCheckpoint, LiveStateWriter, Stripes, live_merged
-from kafkapipes.formats.raw import RawDecoder, element_type, least_bytes
+from kafkapipes.formats.raw import Numbers, RawDecoder, element_type, least_bytes
 from kafkapipes.kafka.config import ClientConfig
 from kafkapipes.kafka.dead_letter_topic import DeadLetterTopic
 from kafkapipes.kafka.fetcher import Fetcher
@@ -42,6 +42,28 @@ BLOCK_BYTES = 2**20  # of a block, where the size of a sample is declared: it ta
 BLOCK_RECORDS = 16_384  # of a block at the most
 UNDECLARED_BYTES = 1024  # of a sample, where its size is not declared: a guess
 STRIPE = 256  # offsets of a log without an end that are one reader's, where batches do not tell
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a stream reads, and how its records become samples.
+
+    Attributes:
+        ranges: as they were written
+        client: where they lie
+        planning: options of `plan_ranges`
+        fetching: options of `Fetcher`
+        decoding: records → columns
+        transform, label_transform: called with each value and each label
+    """
+
+    ranges: Sequence[OffsetRange]
+    client: ClientConfig
+    planning: Mapping[str, Any]
+    fetching: Mapping[str, Any]
+    decoding: Decoding
+    transform: Transform | None = None
+    label_transform: Transform | None = None
 
 
 class StreamingKafkaDataset(IterableDataset[Sample]):
@@ -139,19 +161,69 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
         stall_timeout_s: float = 60.0,
     ) -> None:
         message = as_control_message(control_message)
-        layout, self._declared = message.format, message.ranges
+        layout = message.format
+        check_count("batch_records", batch_records, 1_000_000)  # librdkafka's bound on one call
+        check_choice("on_data_loss", on_data_loss, ON_DATA_LOSS)
+        check_choice("on_short", on_short, ON_SHORT)
+        for name, seconds in (("connect_timeout_s", connect_timeout_s), ("stall_timeout_s", stall_timeout_s)):
+            check_seconds(name, seconds)
+        data = element_type(layout.data_type, elements_of(layout.data_shape))
+        label = None if layout.label_type is None else element_type(layout.label_type, elements_of(layout.label_shape))
+        policies = RecordPolicies(on_error, tombstone, null_key, dead_letter, dead_letter_payload, max_skipped)
+        source = Source(
+            ranges=message.ranges,
+            client=ClientConfig(bootstrap_servers, group_id, config),
+            planning={"connect_timeout_s": connect_timeout_s, "on_data_loss": on_data_loss, "on_short": on_short},
+            fetching={
+                "batch_records": batch_records, "stall_timeout_s": stall_timeout_s, "timestamps": False,
+                "headers": False, "on_data_loss": on_data_loss,
+            },
+            decoding=Decoding(RawDecoder(data, label), layout.data_shape, layout.label_shape, policies),
+            transform=transform,
+            label_transform=label_transform,
+        )  # fmt: skip
+        self._set_up(
+            source, shuffle=shuffle, seed=seed, batch_size=batch_size, batch_transform=batch_transform,
+            coordinates=coordinates, block_records=block_records, window_blocks=window_blocks,
+            prefetch_blocks=prefetch_blocks, rank=rank, world_size=world_size, equal_ranks=equal_ranks,
+            max_records=max_records, idle_timeout_s=idle_timeout_s, linger_s=linger_s, from_committed=from_committed,
+        )  # fmt: skip
+
+    @classmethod
+    def _of(cls, source: "Source", **options: Any) -> "StreamingKafkaDataset":
+        """The stream of what a chain of pipes reads; all options are wanted."""
+        stream = cls.__new__(cls)
+        stream._set_up(source, **options)
+        return stream
+
+    def _set_up(
+        self,
+        source: "Source",
+        *,
+        shuffle: bool,
+        seed: int,
+        batch_size: int | None,
+        batch_transform: Callable[..., Any] | None,
+        coordinates: bool,
+        block_records: int | None,
+        window_blocks: int,
+        prefetch_blocks: int,
+        rank: int | None,
+        world_size: int | None,
+        equal_ranks: str | None,
+        max_records: int | None,
+        idle_timeout_s: float | None,
+        linger_s: float,
+        from_committed: bool,
+    ) -> None:
+        self._declared, self._decoding, self._client = list(source.ranges), source.decoding, source.client
         self._is_live = any(item.end is Symbol.UNBOUNDED for item in self._declared)
         for name, value in (("batch_size", batch_size), ("block_records", block_records), ("max_records", max_records)):
             if value is not None:
                 check_count(name, value, 2**62)
         check_count("window_blocks", window_blocks, 2**20)
         check_count("prefetch_blocks", prefetch_blocks, 2**20, least=0)
-        check_count("batch_records", batch_records, 1_000_000)  # librdkafka's bound on one call
         check_count("seed", seed, 2**63 - 1, least=0)
-        check_choice("on_data_loss", on_data_loss, ON_DATA_LOSS)
-        check_choice("on_short", on_short, ON_SHORT)
-        for name, seconds in (("connect_timeout_s", connect_timeout_s), ("stall_timeout_s", stall_timeout_s)):
-            check_seconds(name, seconds)
         check_seconds("linger_s", linger_s)
         _check_rank(rank, world_size)
         if equal_ranks is not None:
@@ -161,23 +233,15 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
         _check_end(self._is_live, shuffle, equal_ranks, idle_timeout_s, from_committed)
         if batch_size is None and batch_transform is not None:
             raise ConfigError("there is a batch_transform, but no batch_size; wanted both, or transform")
-        if isinstance(dead_letter, DeadLetterTopic):
-            dead_letter.check_source({item.topic for item in self._declared})
+        if isinstance(source.decoding.policies.dead_letter, DeadLetterTopic):
+            source.decoding.policies.dead_letter.check_source({item.topic for item in self._declared})
         if batch_size is not None:
-            check_fits_torch(layout.data_type)
-            check_fits_torch(layout.label_type)
-        data = element_type(layout.data_type, elements_of(layout.data_shape))
-        label = None if layout.label_type is None else element_type(layout.label_type, elements_of(layout.label_shape))
-        policies = RecordPolicies(on_error, tombstone, null_key, dead_letter, dead_letter_payload, max_skipped)
-        self._making = Making(transform, label_transform, batch_transform, bool(coordinates))
-        self._decoding = Decoding(RawDecoder(data, label), layout.data_shape, layout.label_shape, policies)
-        self._client = ClientConfig(bootstrap_servers, group_id, config)
-        self._fetching: dict[str, Any] = {
-            "batch_records": batch_records, "stall_timeout_s": stall_timeout_s, "timestamps": False, "headers": False,
-            "on_data_loss": on_data_loss,
-        }  # fmt: skip
-        self._waits = on_short == "wait"
-        self._planned, self._loss = _plan(self._declared, self._client, connect_timeout_s, on_data_loss, on_short)
+            for kind in (source.decoding.decoder.data, source.decoding.decoder.label):
+                check_fits_torch(kind.dtype.name if isinstance(kind, Numbers) else None)
+        self._making = Making(source.transform, source.label_transform, batch_transform, bool(coordinates))
+        self._fetching = {**source.fetching, "timestamps": False, "headers": False}
+        self._waits = source.planning["on_short"] == "wait"
+        self._planned, self._loss = _plan(self._declared, self._client, **source.planning)
         self._any_block = block_records is None
         block = block_records or _block_for(self._decoding.decoder, self._planned, window_blocks if shuffle else None)
         block = 1 if self._waits else block  # what is in a block that is not there yet would wait for the rest of it
@@ -417,11 +481,11 @@ def merge_states(states: object) -> State:
 
 
 def _plan(
-    ranges: Sequence[OffsetRange], client: ClientConfig, timeout_s: float, on_data_loss: str, on_short: str
+    ranges: Sequence[OffsetRange], client: ClientConfig, connect_timeout_s: float, on_data_loss: str, on_short: str
 ) -> tuple[ReadReport, str]:
     """The accounts of the ranges, and why they cannot be read from the beginning; a state may stand behind that."""
     ended = [replace(item, end=Symbol.LATEST) if item.end is Symbol.UNBOUNDED else item for item in ranges]
-    planned = partial(plan_ranges, ended, client, connect_timeout_s=timeout_s)
+    planned = partial(plan_ranges, ended, client, connect_timeout_s=connect_timeout_s)
     try:
         plan, loss = planned(on_data_loss=on_data_loss, on_short=on_short), ""
     except DataLossError as exc:

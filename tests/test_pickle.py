@@ -59,7 +59,7 @@ NOT_PICKLED = {
     "StreamingKafkaDataset",
     "TrainingKafkaDataset",
 }  # need a broker: each has a test of its own
-FUNCTIONS = {"format_ranges", "merge_states", "parse_ranges"}
+FUNCTIONS = {"as_stream", "format_ranges", "merge_states", "parse_ranges"}
 WARNINGS = {"SecurityWarning"}
 
 

@@ -63,34 +63,37 @@ def test_it_resumes_behind_every_item_of_one_process(clicks, way, workers, inter
 
 
 @pytest.mark.parametrize(
-    ("way", "workers", "persistent", "interval"),
+    ("workers", "way", "persistent", "method", "interval", "stops"),
     [
-        ("batches", 2, False, 1), ("shuffled batches", 3, True, 2), ("samples", 1, True, 1),
-        ("shuffled samples", 2, False, 3),
+        (2, "batches", False, "fork", 1, (0, 3, 7)), (3, "shuffled batches", True, "fork", 2, (3, 6)),
+        (1, "samples", True, "fork", 1, (2, 11)), (2, "shuffled samples", False, "fork", 3, (5,)),
+        (1, "shuffled batches", True, "spawn", 1, (3,)), (1, "samples", True, "forkserver", 2, (4,)),
     ],
 )  # fmt: skip
-def test_it_resumes_with_workers(clicks, way, workers, persistent, interval):
-    stream = make(clicks, **WAYS[way])
-    batch_size = None if "batches" in way else 9
-    assert_resumes_exactly(
-        stream, num_workers=workers, batch_size=batch_size, persistent_workers=persistent,
-        snapshot_every_n_steps=interval, stops=(0, 3, 6, 7) if batch_size is None else (2, 5, 11),
-    )  # fmt: skip
+def test_it_resumes_with_workers(clicks, workers, way, persistent, method, interval, stops):
+    """A part of all ways, which are slow."""
+    resumes(clicks, workers, way, persistent, method, interval, stops)
 
 
-FORKED = itertools.product((1, 2, 3), WAYS, (False, True), ("fork",), (1, 2, 5))
-STARTED = itertools.product((1, 2, 3), ("shuffled batches", "samples"), (False, True), ("spawn", "forkserver"), (2,))
+ALONE = itertools.product((0,), WAYS, (False,), (None,), (1, 2, 5), [None])
+FORKED = itertools.product((1, 2, 3), WAYS, (False, True), ("fork",), (1, 2, 5), [(0, 1, 3, 6, 7)])
+STARTED = itertools.product(
+    (1, 2, 3), ("shuffled batches", "samples"), (False, True), ("spawn", "forkserver"), (2,), [(4, 7)]
+)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("workers", "way", "persistent", "method", "interval"), [*FORKED, *STARTED])
-def test_it_resumes_in_every_way(clicks, workers, way, persistent, method, interval):
+@pytest.mark.parametrize(("workers", "way", "persistent", "method", "interval", "stops"), [*ALONE, *FORKED, *STARTED])
+def test_it_resumes_in_every_way(clicks, workers, way, persistent, method, interval, stops):
     """Any number of workers, with and without shuffle, workers that live on, start methods and snapshot intervals."""
+    resumes(clicks, workers, way, persistent, method, interval, stops)
+
+
+def resumes(clicks, workers, way, persistent, method, interval, stops):
     assert_resumes_exactly(
         make(clicks, **WAYS[way]), num_workers=workers, batch_size=None if "batches" in way else 9,
-        persistent_workers=persistent, start_method=method, snapshot_every_n_steps=interval,
-        stops=(0, 1, 3, 6, 7) if method == "fork" else (4, 7),
+        persistent_workers=persistent, start_method=method, snapshot_every_n_steps=interval, stops=stops,
     )  # fmt: skip
 
 

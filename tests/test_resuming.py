@@ -102,7 +102,7 @@ def resumes(clicks, workers, way, persistent, method, interval, stops):
 def test_each_rank_resumes(clicks, rank, equal_ranks):
     options = {"rank": rank, "world_size": 3, "equal_ranks": equal_ranks, "shuffle": True, "batch_size": 5}
 
-    assert_resumes_exactly(make(clicks, **options))
+    assert_resumes_exactly(make(clicks, **options), stops=(0, 2, 6, 7))
 
 
 # What a restore costs
@@ -140,16 +140,16 @@ def test_a_restore_in_order_fetches_from_the_place_itself(clicks, fetched, place
     assert (first.partition, first.start) == ((0, place) if place < 70 else (1, place - 70))
 
 
-@pytest.mark.parametrize("done", [10, 4000, 9000])
+@pytest.mark.parametrize("done", [10, 1200, 2700])
 def test_a_restore_of_a_shuffle_fetches_what_is_mixed_with_the_next_item_however_far_it_is(embedded, fetched, done):
-    embedded.fill("t", [(bytes([number % 251]), bytes([number % 251])) for number in range(10_000)])
+    embedded.fill("t", [(bytes([number % 251]), bytes([number % 251])) for number in range(3000)])
     options = {"shuffle": True, "batch_size": 10, "block_records": 10, "window_blocks": 2, "prefetch_blocks": 0}
-    before = iter(make(embedded, "t:0:0:10000", **options))
+    before = iter(make(embedded, "t:0:0:3000", **options))
     for _ in range(done // 10):
         next(before)
     state = before.state_dict()
     fetched.clear()
-    again = iter(make(embedded, "t:0:0:10000", **options))
+    again = iter(make(embedded, "t:0:0:3000", **options))
     again.load_state_dict(state)
     next(again)
 
@@ -188,6 +188,7 @@ for number, (values, labels) in enumerate(stream):
 """
 
 
+@pytest.mark.slow  # its like, of signals at any moment, is among the faults
 def test_a_process_that_is_killed_is_gone_on_from_by_a_new_one(clicks, tmp_path):
     def run(stop, status):
         command = [sys.executable, "-c", RESUMED, clicks.bootstrap_servers, str(tmp_path / "state"), str(stop)]
@@ -256,7 +257,7 @@ def test_a_rest_resumes_exactly_too(clicks):
     options = {"shuffle": True, "batch_size": 7}
     state, _ = started(make(clicks, **options), 2, 4)
 
-    assert assert_resumes_exactly(make(clicks, **options).rest(state)) == 22
+    assert assert_resumes_exactly(make(clicks, **options).rest(state), stops=(0, 1, 6, 11)) == 7
 
 
 def test_the_rest_is_of_its_epoch_and_the_dataset_goes_on_with_whole_ones(clicks):

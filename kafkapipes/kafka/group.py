@@ -1,5 +1,6 @@
 """The offsets that a consumer group has committed: read, and set to what was acknowledged. Nobody joins the group."""
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
@@ -11,6 +12,7 @@ from confluent_kafka.admin import AdminClient
 from kafkapipes.errors import AuthorizationError, KafkaPipesError, StalledError
 from kafkapipes.kafka.config import ClientConfig, answer_ms
 from kafkapipes.kafka.failures import SILENCE, Complaints, describe, failure, failure_of
+from kafkapipes.kafka.release import leave_to_parent
 
 Partition = tuple[str, int]
 _SLICE_S = 0.2  # Ctrl-C is seen between two waits
@@ -35,12 +37,17 @@ class GroupOffsets:
     def __init__(self, config: ClientConfig, timeout_s: float) -> None:
         self._config = config
         self._timeout_s = timeout_s
+        self._pid = os.getpid()
         self._complaints = Complaints(config)
         properties = self._complaints.listening({"socket.timeout.ms": answer_ms(timeout_s), **config.admin()})
         try:
             self._admin = AdminClient(properties)
         except (KafkaException, ValueError, TypeError) as exc:
             raise failure_of(exc, "the client configuration was refused", config) from None
+
+    def __del__(self) -> None:
+        if os.getpid() != self.__dict__.get("_pid", os.getpid()):
+            leave_to_parent(self.__dict__.get("_admin"))
 
     def committed(self, partitions: set[Partition]) -> dict[Partition, int]:
         """The committed offset of each partition that has one.

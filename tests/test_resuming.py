@@ -67,7 +67,7 @@ def test_it_resumes_behind_every_item_of_one_process(clicks, way, workers, inter
     [
         (2, "batches", False, "fork", 1, (0, 3, 7)), (3, "shuffled batches", True, "fork", 2, (3, 6)),
         (1, "samples", True, "fork", 1, (2, 11)), (2, "shuffled samples", False, "fork", 3, (5,)),
-        (1, "shuffled batches", True, "spawn", 1, (3,)), (1, "samples", True, "forkserver", 2, (4,)),
+        (1, "samples", True, "forkserver", 2, (4,)),
     ],
 )  # fmt: skip
 def test_it_resumes_with_workers(clicks, workers, way, persistent, method, interval, stops):

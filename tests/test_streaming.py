@@ -474,7 +474,7 @@ def test_a_record_that_does_not_fit_is_an_error_with_its_coordinates(embedded, w
         list(DataLoader(stream, batch_size=None, num_workers=workers))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, 1])  # torch gives each that has failed 5 seconds to end
 @pytest.mark.parametrize(
     ("topic", "text"),
     [("clicks:0:0:500", "ends behind the log"), ("clicks:0:400:500", "ends behind the log")],

@@ -156,7 +156,7 @@ def test_a_node_that_is_reset_while_another_thread_waits_leaves_it_be(clicks):
     """What waits ends by itself, and the next pass is whole."""
     clicks.create_topic("slow")
     clicks.fill("slow", [(b"0", b"0")])
-    stream = make(clicks, topic="slow:0:earliest:", idle_timeout_s=1.0, linger_s=0.05)
+    stream = make(clicks, topic="slow:0:earliest:", idle_timeout_s=0.4, linger_s=0.05)
     loader = pipeline(stream)
     next(iter(loader))  # the threads behind wait for what does not come
 

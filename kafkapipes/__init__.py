@@ -5,6 +5,7 @@ TrainingKafkaDataset is these five, run once into memory; KafkaSink writes what 
 """
 
 from kafkapipes.arrays import ArrayBatch, TextColumn
+from kafkapipes.chain import as_stream
 from kafkapipes.control import ControlMessage
 from kafkapipes.dataset import BytesTensor, TrainingKafkaDataset
 from kafkapipes.dead_letters import DeadLetter
@@ -22,6 +23,7 @@ from kafkapipes.errors import (
     MemoryLimitError,
     RangeError,
     StalledError,
+    StateError,
     TopicChangedError,
     TopicError,
     TruncationError,
@@ -39,13 +41,16 @@ from kafkapipes.pipes.transformer import Transformer
 from kafkapipes.ranges import AtTime, Last, OffsetRange, Symbol, format_ranges, parse_ranges
 from kafkapipes.records import BytesColumn, RecordBatch
 from kafkapipes.report import RangeReport, ReadReport
+from kafkapipes.stream import StreamIterator
+from kafkapipes.streaming import StreamingKafkaDataset, merge_states
 
 __all__ = [
     "ArrayBatch", "AtTime", "AuthError", "AuthorizationError", "ByteDecoder", "BytesColumn", "BytesTensor",
     "ConfigError", "ConnectError", "ControlMessage", "ControlMessageError", "CorruptDataError", "DataLossError",
     "DeadLetter", "DeadLetterTopic", "DecodeError", "DeliveryError", "FromEnvironment", "KafkaPipesError", "KafkaSink",
     "Last", "MemoryLimitError", "OffsetRange", "PartitionReader", "RangeError", "RangeParser", "RangeReport",
-    "ReadReport", "RecordBatch", "Reshaper", "SecurityWarning", "StalledError", "Symbol", "TensorLoader", "TextColumn",
-    "TopicChangedError", "TopicError", "TrainingKafkaDataset", "Transformer", "TruncationError", "format_ranges",
+    "ReadReport", "RecordBatch", "Reshaper", "SecurityWarning", "StalledError", "StateError", "StreamIterator",
+    "StreamingKafkaDataset", "Symbol", "TensorLoader", "TextColumn", "TopicChangedError", "TopicError",
+    "TrainingKafkaDataset", "Transformer", "TruncationError", "as_stream", "format_ranges", "merge_states",
     "parse_ranges",
 ]  # fmt: skip

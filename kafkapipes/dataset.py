@@ -15,7 +15,6 @@ from kafkapipes.arrays import (
     ColumnBuilder,
     OffsetIndex,
     RowBuilder,
-    Shape,
     TextColumn,
     builder_for,
     column_bytes,
@@ -25,7 +24,7 @@ from kafkapipes.arrays import (
 from kafkapipes.control import ControlMessage, as_control_message
 from kafkapipes.dead_letters import TakeLetters
 from kafkapipes.errors import ConfigError
-from kafkapipes.formats.raw import Numbers, RawFormat, element_type, least_bytes
+from kafkapipes.formats.raw import Numbers, RawFormat, element_type, least_bytes, no_rows
 from kafkapipes.kafka.dead_letter_topic import DeadLetterTopic
 from kafkapipes.loader import TensorLoader, take
 from kafkapipes.memory import ByteLimit, MachineLimit, MemoryLimit
@@ -148,8 +147,8 @@ class TrainingKafkaDataset(Dataset[Sample]):
         limit: MemoryLimit = MachineLimit() if max_bytes is None else ByteLimit(max_bytes)
         message = as_control_message(control_message)
         layout = message.format
-        _check_fits_torch(layout.data_type)
-        _check_fits_torch(layout.label_type)
+        check_fits_torch(layout.data_type)
+        check_fits_torch(layout.label_type)
         reader = PartitionReader(
             RangeParser(message), bootstrap_servers, group_id, config=config, batch_records=batch_records,
             on_data_loss=on_data_loss, on_short=on_short, connect_timeout_s=connect_timeout_s,
@@ -167,11 +166,11 @@ class TrainingKafkaDataset(Dataset[Sample]):
             limit.allow(_readable(reader.report), _least_bytes(layout), _named(reader.report))
             values, labels, self._runs = _materialise(arrays, reader, bar, limit)
         self.report: ReadReport = reader.report
-        self.values = _tensor(_nothing(layout.data_type, layout.data_shape) if values is None else values)
+        self.values = _tensor(no_rows(element_type(layout.data_type), layout.data_shape) if values is None else values)
         self.labels = None
         if layout.label_type is not None:
             shape = () if elements_of(layout.label_shape) in (None, 1) else layout.label_shape
-            self.labels = _tensor(_nothing(layout.label_type, shape) if labels is None else labels)
+            self.labels = _tensor(no_rows(element_type(layout.label_type), shape) if labels is None else labels)
         self._length = len(self.values)  # a tensor is slow to say
         self.transform = transform
         self.label_transform = label_transform
@@ -359,21 +358,12 @@ def _named(report: ReadReport) -> str:
     return ", ".join([*map(str, report.ranges[:3]), *(["..."] if len(report) > 3 else [])])
 
 
-def _nothing(type_name: str, shape: Shape | None) -> Column:
-    """A column without rows, of the type and shape that its rows would have."""
-    kind = element_type(type_name)
-    if not isinstance(kind, Numbers):
-        return kind.view(BytesColumn.from_list([]))
-    return np.empty(
-        (0, *(max(number, 0) for number in ((0,) if shape is None else shape))), kind.dtype.newbyteorder("=")
-    )
-
-
 def _tensor(column: Column) -> "torch.Tensor | BytesTensor":
     return torch.from_numpy(column) if isinstance(column, np.ndarray) else BytesTensor(column)
 
 
-def _check_fits_torch(type_name: str | None) -> None:
+def check_fits_torch(type_name: str | None) -> None:
+    """Raise a `ConfigError` where torch has no tensors of a type."""
     kind = None if type_name is None else element_type(type_name)
     if not isinstance(kind, Numbers):
         return

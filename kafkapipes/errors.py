@@ -4,6 +4,7 @@ KafkaPipesError
 ├── RangeError            a range text or a range makes no sense          (also a ValueError)
 ├── ControlMessageError   a control message lacks or garbles a field      (also a ValueError)
 ├── ConfigError           an option or a client property cannot be used   (also a ValueError)
+├── StateError            a state to resume from is torn, or of something else (also a ValueError)
 ├── DecodeError           the bytes of a record are not what was declared (also a ValueError)
 ├── ConnectError          no broker could be reached in time
 ├── AuthError             a broker was reached and refused the credentials, protocol or certificate
@@ -36,6 +37,10 @@ class ControlMessageError(KafkaPipesError, ValueError):
 
 class ConfigError(KafkaPipesError, ValueError):
     """An option, or a property of the Kafka client, has a value that cannot be used."""
+
+
+class StateError(KafkaPipesError, ValueError):
+    """A state to resume from is torn, of another version, or of another range, order or reader."""
 
 
 class DecodeError(KafkaPipesError, ValueError):

@@ -65,6 +65,14 @@ class BytesColumn:
         source = np.arange(sizes.sum()) + np.repeat(self.starts[rows] - first, sizes)
         return type(self)(self.buffer[source], lengths)
 
+    def between(self, begin: int, end: int) -> Self:
+        """The column of the rows from `begin` up to, and without, `end`: shares memory."""
+        if begin >= end:
+            return type(self)(self.buffer[:0], self.lengths[:0])
+        last = end - 1
+        stop = int(self.starts[last]) + max(int(self.lengths[last]), 0)
+        return type(self)(self.buffer[int(self.starts[begin]) : stop], self.lengths[begin:end])
+
     def __len__(self) -> int:
         return len(self.lengths)
 

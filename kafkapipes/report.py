@@ -29,6 +29,7 @@ class RangeReport:
         skipped_at: reason → coordinates `topic:partition@offset` of the first records left out for it
         seconds: time from the first fetch to the end of the range
         finished: whether the range was read to its end
+        covered: offsets of the pieces that were read, where it is read in pieces
         client: the client that read it, "native" or "python"; "" before
     """
 
@@ -44,6 +45,7 @@ class RangeReport:
     skipped_at: dict[str, list[str]] = field(default_factory=dict)
     seconds: float = 0.0
     finished: bool = False
+    covered: int = 0
     client: str = ""
 
     @property
@@ -92,6 +94,19 @@ class RangeReport:
     def part(self, piece: OffsetRange) -> "RangeReport":
         """A fresh account for a piece of the range, on the same log."""
         return RangeReport(piece, self.low, self.high, self.topic_id, self.epoch, self.stable)
+
+    def add(self, part: "RangeReport", offsets: int) -> None:
+        """Take over the counts of a piece of which so many more offsets were read; all covered, it is finished."""
+        for name in ("received", "overtaken"):
+            setattr(self, name, getattr(self, name) + getattr(part, name))
+            setattr(part, name, 0)
+        for reason, count in part.skipped.items():
+            self.skipped[reason] = self.skipped.get(reason, 0) + count
+            named = self.skipped_at.setdefault(reason, [])
+            named += part.skipped_at[reason][: MAX_COORDINATES - len(named)]
+        part.skipped, part.skipped_at = {}, {}
+        self.covered += offsets
+        self.finished = self.covered >= self.end - self.start
 
     def skip(self, reason: str, offsets: Iterable[int]) -> None:
         """Count records that are left out for `reason`."""

@@ -1,7 +1,7 @@
-"""EmbeddedKafka: librdkafka's mock cluster as a context manager, for examples and for users' own tests.
+"""For examples and users' own tests: `EmbeddedKafka`, and `assert_resumes_exactly` for any stateful dataset.
 
-It speaks the Kafka protocol on 127.0.0.1 to any client and any process, and starts in milliseconds. Its limits
-(librdkafka's `rdkafka_mock.h` calls it experimental):
+EmbeddedKafka is librdkafka's mock cluster as a context manager. It speaks the Kafka protocol on 127.0.0.1 to any client
+and any process, and starts in milliseconds. Its limits (librdkafka's `rdkafka_mock.h` calls it experimental):
 
 - a partition keeps its last 5 MB or 100,000 records, whichever is less
 - no SASL, no TLS, no ACLs, no compaction, no transactions' markers, no admin requests but list_offsets
@@ -23,6 +23,7 @@ from typing import NoReturn
 import confluent_kafka
 
 from kafkapipes.errors import ConfigError, KafkaPipesError
+from kafkapipes.exactness import assert_resumes_exactly as assert_resumes_exactly
 from kafkapipes.kafka.native import library_path
 from kafkapipes.options import check_count, shown
 from kafkapipes.ranges import OffsetRange

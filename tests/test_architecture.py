@@ -9,16 +9,29 @@ import kafkapipes
 
 PACKAGE = Path(kafkapipes.__file__).parent
 LADDER = [
-    "errors", "options", "memory", "ranges", "report", "progress", "records", "dead_letters", "arrays", "formats.raw",
-    "formats", "control", "kafka.addresses", "kafka.secrets", "kafka.config", "kafka.failures", "kafka.release",
-    "kafka.offsets", "kafka.watch", "kafka.client", "kafka.native", "kafka.fetcher", "kafka.sink",
-    "kafka.dead_letter_topic", "pipes.parser", "pipes.reader", "pipes.decoder", "pipes.reshaper", "pipes.transformer",
-    "order", "loader", "dataset", "testing",
+    "errors", "options", "memory", "ranges", "blocks", "report", "progress", "records", "dead_letters", "arrays",
+    "formats.raw", "formats", "decoding", "checkpoints", "following", "ahead", "control", "kafka.addresses",
+    "kafka.secrets", "kafka.config", "kafka.failures", "kafka.release", "kafka.offsets", "kafka.watch", "kafka.client",
+    "kafka.native", "kafka.fetcher", "kafka.follower", "kafka.group", "kafka.sink", "kafka.dead_letter_topic",
+    "windows", "pipes.parser", "pipes.reader", "pipes.decoder", "pipes.reshaper", "pipes.transformer", "order",
+    "loader", "dataset", "making", "bounded", "live", "stream", "shared", "streaming", "chain", "nodes", "exactness",
+    "testing",
 ]  # fmt: skip
 EXTENSIONS = {"kafka.native": "kafkapipes.kafka._native"}  # room → what only it imports, written in C
 PACKAGES = {"", "kafka", "pipes"}  # their __init__ is a door or a sentence
 MAY_IMPORT_KAFKA = ("kafka.", "testing")
-MAY_IMPORT_TORCH = ("pipes.", "order", "loader", "dataset")
+MAY_IMPORT_TORCH = (
+    "pipes.",
+    "order",
+    "loader",
+    "dataset",
+    "making",
+    "shared",
+    "streaming",
+    "chain",
+    "nodes",
+    "exactness",
+)
 
 
 def modules():

@@ -12,6 +12,7 @@ from kafkapipes.arrays import (
     builder_for,
     column_bytes,
     elements_of,
+    joined,
     parse_shape,
     reshape,
     row_bytes,
@@ -267,3 +268,24 @@ def test_room_for_strings_is_made_for_eight_times_the_length_of_the_first_and_fo
 
     assert len(BytesBuilder(1000, 10**12, first)._buffer._array) == 24_000
     assert len(BytesBuilder(1000, 500, first)._buffer._array) == 500
+
+
+@pytest.mark.parametrize(
+    "column", [np.arange(12).reshape(6, 2), TextColumn.from_list([b"", b"a", b"bc", b"", b"d", b""])]
+)
+def test_a_batch_cut_into_pieces_and_joined_is_the_same(column):
+    whole = batch(column, np.arange(6).reshape(6, 1))
+
+    again = joined([whole.between(0, 2), whole.between(2, 2), whole.between(2, 5), whole.between(5, 6)])
+
+    assert list(map(str, again.values)) == list(map(str, whole.values))
+    assert (again.labels.tolist(), again.offsets.tolist()) == (whole.labels.tolist(), whole.offsets.tolist())
+    assert type(again.values) is type(whole.values)
+
+
+def test_a_piece_of_a_batch_shares_its_memory_and_one_alone_is_not_copied():
+    whole = batch(np.arange(12).reshape(6, 2))
+    piece = whole.between(2, 4)
+
+    assert np.shares_memory(piece.values, whole.values)
+    assert joined([piece]) is piece

@@ -21,7 +21,7 @@ def test_bad_input_is_also_a_value_error_a_stall_a_timeout_and_a_limit_a_memory_
     also = {kind.__name__: kind.__mro__ for kind in CLASSES}
 
     assert {name for name, bases in also.items() if ValueError in bases} == {
-        "RangeError", "ControlMessageError", "ConfigError", "DecodeError",
+        "RangeError", "ControlMessageError", "ConfigError", "StateError", "DecodeError",
     }  # fmt: skip
     assert {name for name, bases in also.items() if TimeoutError in bases} == {"StalledError"}
     assert {name for name, bases in also.items() if MemoryError in bases} == {"MemoryLimitError"}

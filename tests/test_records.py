@@ -53,3 +53,15 @@ def test_selecting_rows_of_a_batch_keeps_its_columns_in_step():
     assert (len(some), some.topic, some.partition, some.coordinates(1)) == (2, "t", 2, "t:2@9")
     assert (list(some.keys), list(some.values)) == ([b"a", b"c"], [b"1", b"3"])
     assert (some.timestamps.tolist(), some.headers) == ([50, 90], [[("h", b"x")], [("h", None)]])
+
+
+@given(items, st.data())
+def test_rows_between_two_are_those_rows_and_share_memory(entries, data):
+    begin = data.draw(st.integers(0, len(entries)))
+    end = data.draw(st.integers(begin, len(entries)))
+    column = BytesColumn.from_list(entries)
+
+    between = column.between(begin, end)
+
+    assert list(between) == entries[begin:end]
+    assert between.buffer.base is not None

@@ -104,3 +104,29 @@ def test_the_rate_is_the_records_received_a_second():
     assert item.rate == 2000
     assert "1.50 s (2,000 records/s)" in str(item)
     assert item.to_dict()["rate"] == 2000
+
+
+def test_the_pieces_of_a_range_are_counted_together_and_finish_it_once_they_cover_it():
+    whole = account(0, 10)
+    for start, received in ((6, 3), (0, 6)):
+        part = whole.part(OffsetRange("t", 1, start, start + 5 if start == 0 else 10))
+        part.received = received
+        part.skip("on_error", [start])
+        whole.add(part, 5 if start == 0 else 4)
+    assert (whole.finished, whole.received, whole.skipped) == (False, 9, {"on_error": 2})
+    assert whole.skipped_at == {"on_error": ["t:1@6", "t:1@0"]}
+
+    whole.add(whole.part(OffsetRange("t", 1, 5, 6)), 1)
+
+    assert (whole.finished, whole.delivered, whole.gaps) == (True, 7, 1)
+
+
+def test_a_piece_that_was_counted_is_not_counted_again():
+    whole = account(0, 10)
+    part = whole.part(whole.range)
+    part.received = 3
+    part.skip("tombstone", range(2))
+    whole.add(part, 3)
+    whole.add(part, 0)
+
+    assert (whole.received, whole.skipped, part.received, part.skipped) == (3, {"tombstone": 2}, 0, {})

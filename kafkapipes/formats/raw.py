@@ -142,6 +142,14 @@ def least_bytes(kind: ElementType) -> int:
     return (kind.elements or 1) * kind.dtype.itemsize if isinstance(kind, Numbers) else np.dtype(np.int64).itemsize
 
 
+def no_rows(kind: ElementType, shape: Shape | None) -> Column:
+    """A column without rows, of the type and shape that its rows would have; a size that only a record tells is 0."""
+    if not isinstance(kind, Numbers):
+        return kind.view(BytesColumn.from_list([]))
+    sizes = (0,) if shape is None else (max(number, 0) for number in shape)
+    return np.empty((0, *sizes), kind.dtype.newbyteorder("="))
+
+
 def shape_for(kind: ElementType, shape: Shape | None, name: str) -> Shape | None:
     """`shape`, after a check that the type can have one."""
     if shape is not None and not isinstance(kind, Numbers):

@@ -238,6 +238,14 @@ class LogReader:
             for key in partitions
         }
 
+    def ends(self, partitions: set[Partition]) -> dict[Partition, tuple[int, int]]:
+        """Where each log ends for this reader by now, and its leader epoch; within a new deadline."""
+        self._deadline = time.monotonic() + self._timeout_s
+        committed = self._config.reads_committed
+        level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
+        found = self._offsets(partitions, OffsetSpec.latest(), level)
+        return {key: (int(answer.offset), _epoch(answer)) for key, answer in found.items()}
+
     def offsets_at(self, ranges: list[OffsetRange]) -> dict[tuple[str, int, int], int]:
         """(topic, partition, ms) → first offset at or after that time, for every `@MS` in `ranges`."""
         wanted: dict[int, set[Partition]] = {}

@@ -41,6 +41,7 @@ def markdown(setting: dict[str, str], results: list[Result], images: Iterable[st
         ("The limit", "", limits(results)),
         ("Memory", "memory", memory(results)),
         ("How the cost grows", "growth", growth(results)),
+        ("Streams", "", streamed(results)),
         ("What the options change", "", tuned(results)),
         ("Where the time goes", "profile", profiled(results)),
         ("Not measured", "", failures(results)),
@@ -144,6 +145,15 @@ def _growth_row(result: Result) -> tuple[str, ...]:
     seconds, data = result.median(OURS, "seconds"), result.median(OURS, "data_mb")
     ratios = [_quotient(result.median(OURS), result.median(way)) for way in result.runs if way != OURS]
     return result.name, f"{seconds:.2f}", rate(result.median(OURS)), f"{data / seconds:,.0f} MB/s", *ratios
+
+
+def streamed(results: list[Result]) -> str:
+    """Every way of the works on streams, and its rate over that of the first."""
+    rows = [
+        (result.name, NAMES.get(way, way), rate(result.median(way)), _quotient(result.median(way), result.median(OURS)))
+        for result in results if result.part == "streaming" for way in result.runs if result.runs[way]
+    ]  # fmt: skip
+    return table(("work", "way", "median rate", "over ours"), rows) if rows else ""
 
 
 def tuned(results: list[Result]) -> str:

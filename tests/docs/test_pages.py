@@ -7,14 +7,23 @@ from pathlib import Path
 import pytest
 
 import kafkapipes
-from kafkapipes import ByteDecoder, DeadLetterTopic, KafkaSink, PartitionReader, TrainingKafkaDataset, errors
+from kafkapipes import (
+    ByteDecoder,
+    DeadLetterTopic,
+    KafkaSink,
+    PartitionReader,
+    StreamingKafkaDataset,
+    TrainingKafkaDataset,
+    errors,
+)
 from tests.test_architecture import LADDER
 
+ELSEWHERE = ("nodes.KafkaNode", "testing.EmbeddedKafka", "testing.assert_resumes_exactly")
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / ".github" / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PLACES = {
     item.__name__: inspect.signature(item).parameters
-    for item in (PartitionReader, ByteDecoder, TrainingKafkaDataset, KafkaSink, DeadLetterTopic)
+    for item in (PartitionReader, ByteDecoder, TrainingKafkaDataset, StreamingKafkaDataset, KafkaSink, DeadLetterTopic)
 }
 
 
@@ -52,7 +61,7 @@ def test_the_design_page_draws_the_rooms_as_they_are():
 def test_the_api_page_names_every_public_name():
     named = re.findall(r"auto(?:class|function|exception):: (\S+)", page("api.md"))
 
-    assert sorted(named) == sorted([*kafkapipes.__all__, "kafkapipes.testing.EmbeddedKafka"])
+    assert sorted(named) == sorted([*kafkapipes.__all__, *(f"kafkapipes.{name}" for name in ELSEWHERE)])
 
 
 def test_the_errors_page_has_a_row_for_every_class():
@@ -69,7 +78,10 @@ def test_the_errors_page_has_every_policy_with_its_default_and_places():
 
 
 def test_the_errors_page_has_every_timeout_with_its_default_and_places():
-    table = {code(row[0])[0]: (float(row[1]), set(code(row[2]))) for row in rows("errors.md", "Timeouts")}
+    table = {
+        code(row[0])[0]: (None if row[1] == "never" else float(row[1]), set(code(row[2])))
+        for row in rows("errors.md", "Timeouts")
+    }
     places = options(".*_timeout_s")
 
     assert table == {option: (PLACES[min(taken)][option].default, taken) for option, taken in places.items()}

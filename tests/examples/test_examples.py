@@ -17,7 +17,9 @@ from kafkapipes.testing import EmbeddedKafka
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = sorted(EXAMPLES.glob("*.py"))
-STRICT = {"PYTHONWARNINGS": "error,ignore:This DataLoader will create:UserWarning"}  # more workers than cores
+# More workers than cores; and torchdata's own call of something in torch that is deprecated.
+IGNORED = "ignore:This DataLoader will create:UserWarning,ignore:'set_vital' is deprecated:UserWarning"
+STRICT = {"PYTHONWARNINGS": f"error,{IGNORED}"}
 
 
 def run(folder, *command, status=0, **environment):
@@ -113,6 +115,28 @@ def test_workers_share_the_ranges_and_each_sample_arrives_once(tmp_path, method)
     assert "published numbers:0:0:65536,numbers:1:0:34464" in output
     assert [int(count) for count in re.findall(r"worker \d read (\d+) samples", output)] == [33333, 33333, 33334]
     assert "all 100000 samples arrived, each exactly once" in output
+
+
+def test_streaming_ends_with_the_same_weights_after_a_kill(tmp_path):
+    output = run(tmp_path, EXAMPLES / "streaming.py", "--epochs", 2, "--workers", 1, "--kill-at", 77)
+    assert output.splitlines() == [
+        "training ended with 0", "training ended with -9", "goes on behind step 70", "training ended with 0",
+        "both have the same weights, bit for bit",
+    ]  # fmt: skip
+
+
+def test_two_processes_train_one_model_on_their_shares(tmp_path):
+    torchrun = "-m", "torch.distributed.run", "--nproc-per-node", 2
+    output = run(tmp_path, *torchrun, EXAMPLES / "ddp.py", "--epochs", 3, OMP_NUM_THREADS="1")
+    assert re.findall(r"epoch \d: (\d+) samples", output) == ["1796"] * 3  # of 1797: both have as many
+    found = dict(re.findall(r"rank (\d): (29 steps an epoch, weights sum up to [\d.]+)", output))
+    assert found["0"] == found["1"]
+
+
+def test_one_process_trains_alone_on_all(tmp_path):
+    output = run(tmp_path, EXAMPLES / "ddp.py")
+    assert re.findall(r"epoch \d: (\d+) samples", output) == ["1797"] * 5
+    assert float(re.findall(r"accuracy ([\d.]+)%", output)[-1]) > 90
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)

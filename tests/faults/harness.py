@@ -1,4 +1,4 @@
-"""What every case of the scorecard needs: records that prove themselves, four ways to read, and the verdict.
+"""What every case of the scorecard needs: records that prove themselves, six ways to read, and the verdict.
 
 A record's value is CRC32 | topic | partition | sequence | filler, and its key the sequence: whatever arrives in the
 wrong place, twice, changed or not at all shows.
@@ -24,15 +24,16 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader, IterDataPipe
 
-from kafkapipes import KafkaPipesError, RangeParser, TrainingKafkaDataset
+from kafkapipes import KafkaPipesError, RangeParser, StreamingKafkaDataset, TrainingKafkaDataset
 from kafkapipes.kafka.fetcher import Fetcher
 from tests.faults.oracle import Truth, checksum
 
 CANARY = "canary-7f3e-do-not-show"  # a password in every read's properties: it must show nowhere
 RESULTS_VARIABLE = "KAFKAPIPES_SCORECARD"  # a file that takes one line of JSON per verdict
 HEAD = struct.Struct(">IIII")
-READS = ("dataset-0", "dataset-2", "chain-0", "chain-2")
-QUICK = ("dataset-0", "chain-2")
+READS = ("dataset-0", "dataset-2", "chain-0", "chain-2", "stream-0", "stream-2")
+QUICK = ("dataset-0", "chain-2", "stream-0")
+BY_TURNS = ("chain-2", "stream-2")  # workers that read, each its share
 # With more fetched ahead, a fault in a broker comes when all records are here already, and proves nothing.
 LITTLE_AHEAD = {"queued.max.messages.kbytes": 256, "fetch.max.bytes": 200_000, "message.max.bytes": 150_000}
 Coordinates = tuple[str, int, int]
@@ -91,7 +92,7 @@ class _Flat(IterDataPipe):
 
 
 def read(how: str, servers: str, text: str, **options) -> Outcome:
-    """Read ranges of `bytes` in one of four ways, `READS`; an error of ours is part of the outcome.
+    """Read ranges of `bytes` in one of the ways of `READS`; an error of ours is part of the outcome.
 
     Args:
         options: of `PartitionReader`; with `config`, the canary is added to it
@@ -102,6 +103,8 @@ def read(how: str, servers: str, text: str, **options) -> Outcome:
     try:
         if kind == "dataset":
             _read_dataset(outcome, servers, text, int(workers), options)
+        elif kind == "stream":
+            _read_stream(outcome, servers, text, int(workers), options)
         else:
             _read_chain(outcome, servers, text, int(workers), options)
     except KafkaPipesError as exc:
@@ -118,6 +121,14 @@ def _read_dataset(outcome: Outcome, servers: str, text: str, workers: int, optio
     outcome.report = dataset.report
     loader = DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
     outcome.delivered += [(dataset.coordinates(row), bytes(value)) for row, value in enumerate(loader)]
+
+
+def _read_stream(outcome: Outcome, servers: str, text: str, workers: int, options: dict) -> None:
+    message = {"topic": text, "input_config": {"data_type": "bytes"}}
+    stream = StreamingKafkaDataset(message, servers, "faults", coordinates=True, **options)
+    for value, where in DataLoader(stream, batch_size=None, num_workers=workers, collate_fn=_as_it_is):
+        outcome.delivered.append((where, bytes(value)))
+    outcome.report = stream.report if workers == 0 else None  # each worker has its own
 
 
 def _read_chain(outcome: Outcome, servers: str, text: str, workers: int, options: dict) -> None:
@@ -273,7 +284,7 @@ class Verdict:
             if truth or outcome.error is None
             else 0
         )
-        if outcome.read != "chain-2":  # workers take turns
+        if outcome.read not in BY_TURNS:
             places = [where for where, _ in truth]
             order = {where: place for place, where in enumerate(places)}
             taken = [order[where] for where, _ in outcome.delivered if where in order]

@@ -22,7 +22,7 @@ from pathlib import Path
 from confluent_kafka import Consumer, TopicPartition
 from torch.utils.data import DataLoader
 
-from kafkapipes import RangeParser, TrainingKafkaDataset
+from kafkapipes import RangeParser, StreamingKafkaDataset, TrainingKafkaDataset
 from tests.faults.harness import CANARY, Outcome, _as_it_is, _Flat
 
 
@@ -47,7 +47,7 @@ class Readings:
         )
 
     def start(self, how: str, servers: str, text: str, **options) -> "Reading":
-        """Begin a read in one of the four ways; `options` are those of `PartitionReader`."""
+        """Begin a read in one of the ways of `READS`; `options` are those of `PartitionReader`."""
         self._count += 1
         path = self._folder / f"read-{self._count}"
         options["config"] = {"sasl.password": CANARY, **options.get("config", {})}
@@ -139,6 +139,11 @@ def handed_out(how: str, servers: str, text: str, options: dict) -> Iterator[lis
         loader = DataLoader(dataset, batch_size=None, num_workers=int(workers), collate_fn=_as_it_is)
         for row, value in enumerate(loader):
             yield [(dataset.coordinates(row), bytes(value))]
+    elif kind == "stream":
+        message = {"topic": text, "input_config": {"data_type": "bytes"}}
+        stream = StreamingKafkaDataset(message, servers, "faults", coordinates=True, **options)
+        for value, where in DataLoader(stream, batch_size=None, num_workers=int(workers), collate_fn=_as_it_is):
+            yield [(where, bytes(value))]
     else:
         reader = RangeParser(text).read_partitions(servers, "faults", **options)
         flat = _Flat(reader.decode_bytes("bytes"))

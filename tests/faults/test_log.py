@@ -14,14 +14,15 @@ from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
 from kafkapipes import ConfigError, DataLossError, RangeError, StalledError
 from kafkapipes.kafka.config import ClientConfig
-from tests.faults.harness import LITTLE_AHEAD, Fired, Outcome, fault, ledger, read, record, records, vouched
+from tests.faults.harness import BY_TURNS, LITTLE_AHEAD, Fired, Outcome, fault, ledger, read, record, records, vouched
 
 pytestmark = pytest.mark.kafka
 LARGE = 50_000
 SLOWLY = {"config": LITTLE_AHEAD, "batch_records": 1}
 UNCOMMITTED = {"config": {"isolation.level": "read_uncommitted"}}
 # Several workers may not wait. A dataset reads in the parent, whatever its workers.
-WAITING = ["dataset-0", "chain-1", *(pytest.param(way, marks=pytest.mark.slow) for way in ("dataset-2", "chain-0"))]
+MORE_WAITING = ("dataset-2", "chain-0", "stream-0", "stream-1")
+WAITING = ["dataset-0", "chain-1", *(pytest.param(way, marks=pytest.mark.slow) for way in MORE_WAITING)]
 
 
 def part(truth, start, end):
@@ -287,11 +288,12 @@ def test_a_transaction_that_does_not_end_is_a_stall_where_it_begins(cluster, ora
 
 
 @pytest.mark.case(4)
-def test_several_workers_may_not_wait(cluster, oracle, unended, verdict):
+@pytest.mark.parametrize("way", BY_TURNS)
+def test_several_workers_may_not_wait(cluster, oracle, unended, way, verdict):
     """Another worker's share may begin where the log does not reach yet."""
     verdict.has_fired(unstable(cluster, oracle, unended))
 
-    outcome = read("chain-2", cluster.bootstrap_servers, f"{unended.topic}:0:0:18", on_short="wait")
+    outcome = read(way, cluster.bootstrap_servers, f"{unended.topic}:0:0:18", on_short="wait")
 
     verdict.failed(outcome, ConfigError, "on_short", "num_workers", within_s=5)
 
@@ -543,7 +545,7 @@ def test_an_overtaken_reader_may_go_on_where_the_log_begins_and_reports_each_off
     kept = vouched(told, part(everything, low, 60), size=LARGE)
     before = [where[2] for where, _ in outcome.delivered if where[2] < low]
     gone = sorted(set(range(low)) - set(before))
-    shares = [(0, 30), (30, 60)] if how == "chain-2" else [(0, 60)]
+    shares = [(0, 30), (30, 60)] if how in BY_TURNS else [(0, 60)]
     for start, end in shares:  # each reader lost one stretch, from where it stood to where the log begins
         lost = [offset for offset in gone if start <= offset < end]
         assert lost == list(range(min(lost, default=0), min(low, end) if lost else 0))

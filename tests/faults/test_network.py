@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
-from kafkapipes import ConnectError, StalledError
+from kafkapipes import ConnectError, StalledError, streaming
 from kafkapipes.kafka.failures import LOG_LINES, SILENCE, Complaints
 from kafkapipes.kafka.fetcher import Fetcher
 from kafkapipes.kafka.offsets import LogReader
 from kafkapipes.pipes.reader import PartitionReader
 from kafkapipes.progress import RangeProgress
 from kafkapipes.testing import EmbeddedKafka
-from tests.faults.harness import LITTLE_AHEAD, READS, fast, fault, ledger, read, records, vouched
+from tests.faults.harness import BY_TURNS, LITTLE_AHEAD, READS, fast, fault, ledger, read, records, vouched
 from tests.faults.proxy import Proxy
 from tests.kafka.node import free_ports
 
@@ -525,7 +525,7 @@ def test_fetches_that_are_cut_off_are_made_again(embedded, how, verdict, monkeyp
 @kafka
 @pytest.mark.case(19)
 def test_a_link_so_slow_that_the_read_outlasts_the_stall_timeout_is_no_stall(proxy, topic, how, verdict):
-    proxy.throttle(bytes_per_second=600_000 if how == "chain-2" else 1_200_000)  # of each connection
+    proxy.throttle(bytes_per_second=600_000 if how in BY_TURNS else 1_200_000)  # of each connection
 
     outcome = read(how, proxy.servers, f"{topic}:0:0:{COUNT}", config=LITTLE_AHEAD, stall_timeout_s=1.5)
 
@@ -740,7 +740,7 @@ def test_a_storm_of_reconnects_is_waited_out_in_few_lines(proxy, topic, how, ver
         outcome = read(how, proxy.servers, f"{topic}:0:0:{COUNT}", **options)
 
     verdict.complete(outcome, ledger(topic, range(COUNT)), within_s=15)
-    clients = 4 if how == "chain-2" else 2  # each process that reads has one that fetches and one that asks
+    clients = 4 if how in BY_TURNS else 2  # each process that reads has one that fetches and one that asks
     assert kept.lines.value <= clients * LOG_LINES
     assert kept.errors.value <= 100 * clients
     verdict.has_fired(said.value - kept.lines.value)
@@ -758,7 +758,15 @@ def test_a_short_range_that_ends_on_a_marker_is_read_in_a_moment(cluster, how, v
         finally:
             planned.append(time.monotonic())
 
+    def note_stream(*options):
+        try:
+            return plan_stream(*options)
+        finally:
+            planned.append(time.monotonic())
+
+    plan_stream = streaming._plan
     monkeypatch.setattr(PartitionReader, "plan", note)
+    monkeypatch.setattr(streaming, "_plan", note_stream)
     began = time.monotonic()
     outcome = read(how, cluster.bootstrap_servers, f"{topic}:0:0:11")
 

@@ -9,7 +9,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from kafkapipes import TruncationError
 from kafkapipes.progress import RangeProgress
 from tests.faults.batches import base_offset
-from tests.faults.harness import LITTLE_AHEAD, READS, fault, ledger, read, records, vouched
+from tests.faults.harness import BY_TURNS, LITTLE_AHEAD, READS, fault, ledger, read, records, vouched
 
 pytestmark = pytest.mark.kafka
 LARGE = 50_000
@@ -122,7 +122,7 @@ def test_a_log_that_is_cut_back_amid_a_read_is_an_error(spare_broker, oracle, to
     with fault(monkeypatch, lambda: cut_back(spare_broker, topic, cut), after=12) as fired:
         outcome = read(how, spare_broker.bootstrap_servers, f"{topic}:0:0:{LENGTH}", **SLOWLY)
 
-    says = "cut back" if how == "chain-2" else SAYS[name]  # the first of two workers to notice may stand elsewhere
+    says = "cut back" if how in BY_TURNS else SAYS[name]  # the first of two workers to notice may stand elsewhere
     verdict.failed(
         outcome, TruncationError, says, f"{topic}:0@", "read the range again from its start",
         within_s=30, truth=ledger(topic, range(LENGTH)),

@@ -1,0 +1,242 @@
+"""Windows of places → samples as columns: what lies there is fetched, decoded, and put in the order of the items.
+
+Places say what to read (`blocks.py`), a `Fetcher` reads it, the format decodes it. No torch, and no state: what is read
+again gives the same.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from itertools import chain, islice
+from typing import Protocol
+
+import numpy as np
+
+from kafkapipes.arrays import ArrayBatch, builder_for, joined
+from kafkapipes.blocks import Blocks, Deal, Places, Share, Window
+from kafkapipes.decoding import Decoding, SampleDecoder
+from kafkapipes.records import RecordBatch
+from kafkapipes.report import RangeReport, ReadReport
+
+NO_RECORD = -1  # the row of a place that holds none
+READ_THROUGH = 1000  # places between two that are wanted: so many are read and dropped, since to find one costs more
+_ANY_BYTES = 2**62  # of strings: their number is bounded, and room grows with them
+Part = tuple[np.ndarray, ArrayBatch]  # ascending places, and the sample at each
+
+
+class Fetches(Protocol):
+    """What is needed of a `Fetcher`."""
+
+    def fetch(self, account: RangeReport) -> Iterator[RecordBatch]:
+        """The records of one range, in offset order."""
+
+    def confirm(self) -> None:
+        """Make sure that the topics are still those that were planned."""
+
+
+Connect = Callable[[], AbstractContextManager[Fetches]]
+
+
+class Cycle:
+    """The items of one worker in a cycle of windows, read: they are taken one after the other.
+
+    Attributes:
+        items: how many
+        places: int64, those of all items, item after item
+        rows: int64, where among the samples that of each place is, or NO_RECORD
+    """
+
+    def __init__(self, sizes: np.ndarray, places: np.ndarray, rows: np.ndarray, parts: Sequence[ArrayBatch]) -> None:
+        self.items = len(sizes)
+        self.places = places
+        self.rows = rows
+        self._edges = np.concatenate([[0], np.cumsum(sizes)]).tolist()
+        self._parts = parts
+        self._taken = 0
+
+    def take(self) -> tuple[ArrayBatch, np.ndarray] | None:
+        """The samples of the next item, and their places; None where its places hold none."""
+        begin, end = self._edges[self._taken : self._taken + 2]
+        self._taken += 1
+        rows, places = self.rows[begin:end], self.places[begin:end]
+        if (rows == NO_RECORD).any():
+            rows, places = rows[rows != NO_RECORD], places[rows != NO_RECORD]
+        if not len(rows):
+            return None
+        first, last = int(rows[0]), int(rows[-1])
+        if last - first == len(rows) - 1 and (np.diff(rows) == 1).all():
+            return self._between(first, last + 1), places
+        samples = self.samples
+        assert samples is not None  # it has rows
+        return samples.select(rows), places
+
+    @property
+    def samples(self) -> ArrayBatch | None:
+        """All samples, by place; None where there are none."""
+        if len(self._parts) > 1:
+            self._parts = [joined(self._parts)]
+        return self._parts[0] if self._parts else None
+
+    def _between(self, begin: int, end: int) -> ArrayBatch:
+        """Consecutive samples: no copy, unless they came in several parts."""
+        found, start = [], 0
+        for part in self._parts:
+            if begin < start + len(part) and start < end:
+                found.append(part.between(max(begin - start, 0), min(end - start, len(part))))
+            start += len(part)
+        return joined(found)
+
+
+class WindowReader:
+    """Reads the windows of one worker, in the order in which it needs them.
+
+    Args:
+        connect: opens what fetches
+        accounts: of each range; what is read is counted in them
+        places: what the places of the deal are
+        deal: the part of this worker's rank
+        share: which worker this is
+        decoding: how records become samples
+    """
+
+    def __init__(
+        self, connect: Connect, accounts: ReadReport, places: Places, deal: Deal, share: Share, decoding: Decoding
+    ) -> None:
+        self._connect = connect
+        self._accounts = accounts
+        self._places = places
+        self._deal = deal
+        self._share = share
+        self._decode = SampleDecoder(decoding)
+        straight = deal.key is None and share.workers == 1 and isinstance(deal.course, Blocks)
+        self._horizon = min(deal.first + deal.size, deal.course.total) if straight else 0
+        self._open = (0, 0)  # places that the open stream has yet to give
+        self._stream: Iterator[Part] = iter(())
+        self._kept: list[Part] = []  # the first of these
+
+    def read(self, done: int) -> Iterator[Cycle]:
+        """The items behind the first `done` ones; nothing is connected to where there are none.
+
+        Raises:
+            KafkaPipesError: what `Fetcher.fetch` and the policies say.
+        """
+        cycles = self._deal.cycles(self._share.worker, self._share.workers, done)
+        for first in islice(cycles, 1):
+            with self._connect() as fetcher:
+                for windows in chain([first], cycles):
+                    yield self._load(fetcher, windows, done)
+                fetcher.confirm()
+
+    def _load(self, fetcher: Fetches, windows: list[Window], done: int) -> Cycle:
+        sizes, wanted, whole = self._wanted(windows, done)
+        # Whole windows are nobody else's, and blocks apart: all between them would be read for nothing.
+        apart = whole and not self._deal.course.depth
+        runs = _runs(np.sort(wanted), 0 if apart else min(READ_THROUGH, self._deal.block - 1))
+        parts = (part for run in runs for part in self._take(fetcher, run))
+        found, samples = _kept(parts) if self._deal.key is None else _copied(parts, len(wanted))
+        return Cycle(sizes, wanted, _rows(found, wanted), samples)
+
+    def _wanted(self, windows: list[Window], done: int) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Of the items to be read, by number: how many places each has, which, and whether these are whole windows."""
+        own = [self._deal.own(window, self._share.worker, self._share.workers, done) for window in windows]
+        begins = [
+            (numbers - window.first) // self._deal.lanes * self._deal.item
+            for numbers, window in zip(own, windows, strict=True)
+        ]
+        limits = np.repeat([window.size for window in windows], list(map(len, own)))
+        shifts = np.repeat(np.cumsum([0, *(window.size for window in windows[:-1])]), list(map(len, own)))
+        order = np.argsort(np.concatenate(own), kind="stable")
+        starts = np.concatenate(begins)
+        sizes = (np.minimum(starts + self._deal.item, limits) - starts)[order]
+        places = np.concatenate([self._deal.places(window) for window in windows])
+        # Place j of an item comes from where the item begins among all places, and j.
+        index = np.arange(sizes.sum()) + np.repeat((starts + shifts)[order] - np.cumsum(sizes) + sizes, sizes)
+        return sizes, places[index], len(index) == len(places)
+
+    def _take(self, fetcher: Fetches, run: np.ndarray) -> Iterator[Part]:
+        """The samples at ascending places, from the open stream if it stands there."""
+        start, stop = int(run[0]), int(run[-1]) + 1
+        sparse = len(run) < stop - start
+        if sparse or self._open[0] != start or self._open[1] < stop:
+            self._open = (start, stop if sparse else max(stop, self._horizon))
+            self._stream, self._kept = self._records(fetcher, *self._open, run if sparse else None), []
+        for where, samples in chain(self._kept, self._stream):
+            end = int(np.searchsorted(where, stop))
+            self._kept = [(where[end:], samples.between(end, len(where)))] if end < len(where) else []
+            if end:
+                yield where[:end], samples.between(0, end)
+            if self._kept:
+                break
+        self._open = (stop, self._open[1])
+
+    def _records(self, fetcher: Fetches, start: int, stop: int, wanted: np.ndarray | None) -> Iterator[Part]:
+        """The samples at the places from `start` to `stop`, of which only some may be wanted."""
+        for source, first, end in self._places.pieces(start, stop):
+            account = self._accounts[source]
+            part = account.part(replace(account.range, start=first, end=end))
+            try:
+                for batch in fetcher.fetch(part):
+                    following = int(batch.offsets[-1]) + 1
+                    if wanted is not None:
+                        batch = _only(batch, self._places.of(source, batch.offsets), wanted)
+                    samples = self._decode(batch)
+                    account.add(part, self._count(source, first, following, wanted))
+                    first = following
+                    if len(samples):
+                        yield self._places.of(source, samples.offsets), samples
+            finally:
+                account.add(part, self._count(source, first, end if part.finished else first, wanted))
+                account.seconds += part.seconds
+
+    def _count(self, source: int, first: int, end: int, wanted: np.ndarray | None) -> int:
+        """How many of some offsets are wanted."""
+        if wanted is None:
+            return end - first
+        return int(np.diff(np.searchsorted(wanted, self._places.of(source, np.array([first, end]))))[0])
+
+
+def _only(batch: RecordBatch, places: np.ndarray, wanted: np.ndarray) -> RecordBatch:
+    """The records at wanted places: the others are for another worker, or were handed out before."""
+    at = np.minimum(np.searchsorted(wanted, places), len(wanted) - 1)
+    rows = np.flatnonzero(wanted[at] == places)
+    batch.account.received -= len(batch) - len(rows)
+    return batch.select(rows)
+
+
+def _runs(places: np.ndarray, read_through: int) -> list[np.ndarray]:
+    """Ascending places, parted where more than so many lie between two of them."""
+    return np.split(places, np.flatnonzero(np.diff(places) > 1 + read_through) + 1)
+
+
+def _kept(parts: Iterator[Part]) -> tuple[list[np.ndarray], list[ArrayBatch]]:
+    """The parts as they came: most items lie within one."""
+    found = list(parts)
+    return [places for places, _ in found], [samples for _, samples in found]
+
+
+def _copied(parts: Iterator[Part], most: int) -> tuple[list[np.ndarray], list[ArrayBatch]]:
+    """The parts as one, copied as they come: any item may have samples of each, and not all is held twice."""
+    found, offsets, builders, first = [], [], [], None
+    for places, samples in parts:
+        columns = [samples.values] if samples.labels is None else [samples.values, samples.labels]
+        if first is None:
+            first = samples
+            builders = [builder_for(column, most, _ANY_BYTES) for column in columns]
+        for builder, column in zip(builders, columns, strict=True):
+            builder.append(column)
+        found.append(places)
+        offsets.append(samples.offsets)
+    if first is None:
+        return [], []
+    values, *labels = [builder.finish() for builder in builders]
+    whole = replace(first, values=values, labels=labels[0] if labels else None, offsets=np.concatenate(offsets))
+    return found, [whole]
+
+
+def _rows(found: list[np.ndarray], wanted: np.ndarray) -> np.ndarray:
+    """Where each wanted place is among those found, which ascend; NO_RECORD where it is not."""
+    if not found:
+        return np.full(len(wanted), NO_RECORD)
+    places = np.concatenate(found)
+    rows = np.minimum(np.searchsorted(places, wanted), len(places) - 1)
+    return np.where(places[rows] == wanted, rows, NO_RECORD)

@@ -100,5 +100,5 @@ def test_the_first_shell_commands_of_the_readme_run_the_main_job_and_the_tests()
 
     assert fences[:2] == [
         f"{venv}pip install -e '.[examples]'\npython examples/digits.py\n",
-        f"{venv}pip install -e '.[test]'\npython -m pytest\n",
+        f"{venv}pip install -e '.[test]'\npython -m pytest -n 2\n",
     ]

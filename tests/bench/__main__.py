@@ -81,7 +81,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a trial of some minutes, with figures to match")
     parser.add_argument("--rounds", type=int, help="rounds of the main works (7; quick 2)")
-    parser.add_argument("--minutes", type=float, help="after which no more is begun (25; quick 5)")
+    parser.add_argument("--minutes", type=float, help="after which no more is begun (60; quick 5)")
     parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated: %(default)s")
     parser.add_argument("--peers", default="build/peers/bin/python", help="a Python with tests/bench/peers.txt")
     parser.add_argument("--results", type=Path, help="the file of the figures")
@@ -92,7 +92,7 @@ def _options() -> argparse.Namespace:
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no part(s) {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     options.rounds = options.rounds or (2 if options.quick else 7)
-    options.minutes = options.minutes or (5 if options.quick else 25)
+    options.minutes = options.minutes or (5 if options.quick else 60)
     return options
 
 

@@ -49,13 +49,6 @@ def train(servers, message, checkpoint, args, kill_at=0):
     torch.save(model.state_dict(), f"{checkpoint}.weights")
 
 
-def in_a_process(*arguments):
-    process = multiprocessing.get_context("spawn").Process(target=train, args=arguments)
-    process.start()
-    process.join()
-    print(f"training ended with {process.exitcode}")
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bootstrap-servers", metavar="HOST:PORT", help="default: a broker inside this process")
@@ -70,10 +63,12 @@ def main():
         digits = load_digits()
         with KafkaSink(args.topic, servers) as sink:
             sink.send_batch(digits.images.astype("uint8"), digits.target)
-        shared = servers, sink.control_message
-        in_a_process(*shared, folder / "undisturbed", args)
-        in_a_process(*shared, folder / "disturbed", args, args.kill_at)
-        in_a_process(*shared, folder / "disturbed", args)
+        new_process = multiprocessing.get_context("spawn").Process
+        for name, kill_at in (("undisturbed", 0), ("disturbed", args.kill_at), ("disturbed", 0)):
+            training = new_process(target=train, args=(servers, sink.control_message, folder / name, args, kill_at))
+            training.start()
+            training.join()
+            print(f"training ended with {training.exitcode}")
         weights = [torch.load(folder / f"{name}.weights") for name in ("undisturbed", "disturbed")]
     if not all(torch.equal(one, other) for one, other in zip(*(part.values() for part in weights), strict=True)):
         raise SystemExit("the weights differ")

@@ -202,6 +202,14 @@ def test_partitions_take_turns_where_much_is_waiting(embedded, monkeypatch):
     assert sorted(found) == [*range(50), *range(100, 150)]
 
 
+def test_the_turns_of_partitions_are_in_their_order_in_every_process(embedded):
+    embedded.create_topic("t", partitions=8)
+    for partition in range(8):
+        write(embedded, [partition * 10, partition * 10 + 1], partition)
+
+    assert numbers(make(embedded, "t:*:earliest:")) == [0, 1, 10, 11, 20, 21, 30, 31, 40, 41, 50, 51, 60, 61, 70, 71]
+
+
 def test_ranges_with_and_without_an_end_go_together(embedded):
     write(embedded, range(20))
     write(embedded, range(100, 110), topic="u")

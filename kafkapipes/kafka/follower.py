@@ -112,7 +112,7 @@ class Follower:
                 caught_up = False
                 while self._open() and not self._stopped():
                     before, caught_up = caught_up, True
-                    for key, (end, epoch) in self._ask(logs).items():
+                    for key, (end, epoch) in sorted(self._ask(logs).items()):  # a set's order is each process's own
                         for arrived in self._read(fetcher, key, end, epoch):
                             caught_up = False
                             yield arrived

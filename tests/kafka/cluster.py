@@ -329,7 +329,7 @@ class ThreeBrokers(Cluster):
         old = found.leader
         new = next(node for node in found.replicas if node != old and node in found.isrs)
         order = [new, *(node for node in found.replicas if node != new)]
-        reassign(self._living().servers, topic, partition, order)
+        reassign(self._awake()[0].servers, topic, partition, order)
         self._await(lambda: list(self._partition(topic, partition).replicas) == order, "has no new order of replicas")
         self.admin.elect_leaders(ElectionType.PREFERRED, [TopicPartition(topic, partition)]).result(30)
         self._await(lambda: self.leader(topic, partition) == new, f"of {topic} is not led by node {new}")
@@ -341,26 +341,34 @@ class ThreeBrokers(Cluster):
         return self.leader(topic, partition)
 
     def await_in_sync(self, topic: str) -> None:
-        """Return once every replica of the topic is in sync."""
-        self._await(
-            lambda: all(len(item.isrs) == len(item.replicas) for item in self._partitions(topic).values()),
-            f"of {topic} is not in sync",
-        )
+        """Return once every replica of the topic is in sync, and every living broker says so, and who leads.
+
+        One that was paused believes for a while to lead what it led before.
+        """
+
+        def settled() -> bool:
+            views = [self._partitions(topic, node) for node in self._awake()]
+            leaders = {tuple((number, item.leader) for number, item in sorted(view.items())) for view in views}
+            items = [item for view in views for item in view.values()]
+            return len(leaders) == 1 and all(len(item.isrs) == len(item.replicas) for item in items)
+
+        self._await(settled, f"of {topic} is not in sync")
 
     def close(self) -> None:
         with ThreadPoolExecutor() as pool:
             list(pool.map(Node.kill, self._nodes.values()))
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _living(self) -> Node:
-        return next(node for number, node in self._nodes.items() if node.alive and number not in self._paused)
+    def _awake(self) -> list[Node]:
+        return [node for number, node in self._nodes.items() if node.alive and number not in self._paused]
 
     def _partition(self, topic: str, partition: int) -> PartitionMetadata:
         return self._partitions(topic)[partition]
 
-    def _partitions(self, topic: str) -> dict[int, PartitionMetadata]:
+    def _partitions(self, topic: str, node: Node | None = None) -> dict[int, PartitionMetadata]:
+        """As one node has them, or any that is awake."""
         # A client that knows all brokers would ask the paused one too, and wait for it.
-        return quiet_admin(self._living().servers).list_topics(topic, timeout=10).topics[topic].partitions
+        return quiet_admin((node or self._awake()[0]).servers).list_topics(topic, timeout=10).topics[topic].partitions
 
     def _await(self, reached, otherwise: str) -> None:
         deadline = time.monotonic() + _SETTLE_S

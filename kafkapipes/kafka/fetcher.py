@@ -124,7 +124,7 @@ class Fetcher:
         looked = time.monotonic()
         while not progress.finished:
             began = time.monotonic()
-            self._watch.tick(account.range.topic, account.topic_id)
+            self._watch.tick(account.range.topic, account.topic_id, self._where(progress))
             batch = self._next_batch(min(batch_records, progress.wanted), progress)
             self._complaints.check_callbacks(self._where(progress))
             if batch is not None:

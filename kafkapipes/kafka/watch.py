@@ -35,11 +35,15 @@ class TopicWatch:
         self._next = 0.0
         self._unknown_since: dict[str, float] = {}
 
-    def tick(self, topic: str, topic_id: str) -> None:
+    def tick(self, topic: str, topic_id: str, where: str = "") -> None:
         """Ask, and look whether an answer has come, without waiting for it; a topic without identity is let be.
 
+        Args:
+            where: the place in this topic that the reader has come to, for errors
+
         Raises:
-            TopicChangedError, TopicError: the topic was made anew, or deleted.
+            TopicChangedError, TopicError: the topic was made anew, or deleted
+            AuthorizationError: it may not be seen any more
         """
         if not topic_id:
             return
@@ -48,8 +52,9 @@ class TopicWatch:
             if time.monotonic() >= self._next:
                 self._asked = topic, self._ask(topic)
         elif self._asked[1].done():
-            asked, self._asked = self._asked, None
-            self._next = time.monotonic() + (CHECK_S if self._judge(*asked) else DOUBT_S)
+            (asked, answer), self._asked = self._asked, None
+            passed = self._judge(asked, answer, where if asked == topic else "")
+            self._next = time.monotonic() + (CHECK_S if passed else DOUBT_S)
 
     def confirm(self) -> None:
         """Ask once more for every topic that was read, and wait for the answers.
@@ -79,7 +84,7 @@ class TopicWatch:
             last_reference, self._admin = [self._admin], None
             end_client(last_reference.clear, wait_s)
 
-    def _judge(self, topic: str, asked: "Future[Any]") -> bool:
+    def _judge(self, topic: str, asked: "Future[Any]", where: str = "") -> bool:
         """Whether an answer says that the topic is the one that was planned; False where it says nothing."""
         try:
             found = topic_id_of(asked)
@@ -92,7 +97,7 @@ class TopicWatch:
             elif code not in TERMINAL:
                 self.close(wait_s=0)  # it would ask the same broker again; a new one learns who answers by now
                 return False
-            raise failure_of(exc, f"topic {topic} while it was read", self._config) from None
+            raise failure_of(exc, where or f"topic {topic} while it was read", self._config) from None
         self._unknown_since.pop(topic, None)
         planned = self._planned[topic]
         if found not in ("", planned):

@@ -32,10 +32,10 @@ def delete(embedded, topic):
     assert library.rd_kafka_mock_topic_delete(cluster, c_char_p(topic.encode())) == 0
 
 
-def tick_for(seconds, watched, topic_id):
+def tick_for(seconds, watched, topic_id, *where):
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        watched.tick("t", topic_id)
+        watched.tick("t", topic_id, *where)
         time.sleep(0.01)
 
 
@@ -72,6 +72,19 @@ def test_a_deleted_topic_is_an_error_only_when_two_answers_say_so(planned, embed
         watched.confirm()
 
     assert 0.4 < time.monotonic() - began < 3
+
+
+def test_what_a_tick_finds_has_the_place_of_the_reader_if_that_is_in_the_same_topic(planned, embedded, monkeypatch):
+    monkeypatch.setattr(watch, "DOUBT_S", 0.1)
+    watched, topic_id = planned
+    delete(embedded, "t")
+
+    with pytest.raises(TopicError, match=r"^reading t:0:0:9 at t:0@3: "):
+        tick_for(5, watched, topic_id, "reading t:0:0:9 at t:0@3")
+    watched.tick("t", topic_id)  # asks
+    time.sleep(0.5)
+    with pytest.raises(TopicError, match=r"^topic t while it was read: "):
+        watched.tick("u", topic_id, "reading u:0:0:9 at u:0@3")
 
 
 def test_a_topic_without_identity_is_let_be(planned):

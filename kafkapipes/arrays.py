@@ -291,9 +291,10 @@ class OffsetIndex:
         self._length = 0
 
     def append(self, offsets: np.ndarray, range_index: int) -> None:
-        """Note the offsets (int64 [B], B > 0) of the next B rows."""
-        breaks = np.flatnonzero(offsets[1:] != offsets[:-1] + 1) + 1
-        rows = np.concatenate([[0], breaks])
+        """Note the offsets (int64 [B], B > 0, ascending) of the next B rows."""
+        rows = np.zeros(1, np.int64)
+        if offsets[-1] - offsets[0] != len(offsets) - 1:  # there are gaps
+            rows = np.concatenate([rows, np.flatnonzero(offsets[1:] != offsets[:-1] + 1) + 1])
         self._rows.append(rows + self._length)
         self._offsets.append(offsets[rows])
         self._ranges.append(np.full(len(rows), range_index))

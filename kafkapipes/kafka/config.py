@@ -21,7 +21,7 @@ SAFE_CONSUMER: dict[str, object] = {
     "socket.keepalive.enable": True,
     "topic.metadata.refresh.interval.ms": 5_000,  # after which another leader is found, where the old one hangs
     "fetch.queue.backoff.ms": 1,  # 1000 by default: each new range would wait for it; at 0 a full queue takes a core
-    "fetch.wait.max.ms": 20,  # 500 by default: the end of a log, and a new range, would wait for it
+    "fetch.wait.max.ms": 3,  # 500 by default: the end of a log, and the range after it, would wait for it
     "fetch.max.bytes": 16_777_216,  # with the next, the bound on memory that is fetched ahead
     "queued.max.messages.kbytes": 32_768,
     "queued.min.messages": 100_000,

@@ -87,6 +87,7 @@ def plan_ranges(
     if not wanted:
         return ReadReport([])
     with LogReader(config, connect_timeout_s) as reader:
+        reader.ask_ahead(dict.fromkeys(item.topic for item in wanted))
         partitions = {topic: reader.partitions(topic) for topic in dict.fromkeys(item.topic for item in wanted)}
         topic_ids = {topic: reader.topic_id(topic) for topic in partitions}  # before the offsets, which it vouches for
         expanded = [piece for item in wanted for piece in expand(item, partitions[item.topic])]
@@ -176,6 +177,7 @@ class LogReader:
         self._timeout_s = connect_timeout_s
         self._deadline = time.monotonic() + connect_timeout_s
         self._complaints = Complaints(config)
+        self._asked: dict[str, Future[Any]] = {}  # ahead, for identities of topics
         patience = {"socket.timeout.ms": answer_ms(connect_timeout_s)}
         properties = self._complaints.listening({**patience, **config.admin(may_create)})
         try:
@@ -193,6 +195,15 @@ class LogReader:
         # After a plan that succeeded the client and its threads end here, before any fork.
         end_client(last_reference.clear, END_S if exc is None else 0)
 
+    def ask_ahead(self, topics: Iterable[str]) -> None:
+        """Ask for the identities of topics, without waiting.
+
+        It makes the client connect at once. Asked for anything else first, it lets some time pass between its
+        connection to a bootstrap server and that to a broker, which may be the same.
+        """
+        timeout_s = min(answer_ms(_IDENTITY_S), answer_ms(self._timeout_s)) / 1000
+        self._asked = {topic: ask_topic_id(self._client(), topic, timeout_s) for topic in topics}
+
     def partitions(self, topic: str) -> list[int]:
         """The partitions of a topic, ascending."""
         metadata = self._metadata(topic).topics[topic]
@@ -204,6 +215,7 @@ class LogReader:
     def topic_id(self, topic: str) -> str:
         """The identity of a topic, which another topic of the same name would not have; "" where none is told."""
 
+        early = self._asked.pop(topic, None)
         asked: list[Future[Any]] = []
 
         def ask(timeout_s: float) -> str | None:
@@ -216,6 +228,8 @@ class LogReader:
 
         until = min(self._deadline, time.monotonic() + _IDENTITY_S)
         metadata = self._metadata(topic)
+        if early is not None and early.done() and early.exception() is None:
+            return topic_id_of(early)
         with suppress(ConnectError):  # all else was answered
             if metadata.controller_id in metadata.brokers:  # who answers this question
                 return self._retry(ask, f"asking for the identity of topic {topic}", until)

@@ -2,15 +2,17 @@ import ctypes
 import gc
 import socket
 import time
+from concurrent.futures import Future
 from types import SimpleNamespace
 
 import pytest
-from confluent_kafka import IsolationLevel
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from kafkapipes import ConnectError, DataLossError, RangeError, RangeParser, TopicError
+from kafkapipes.kafka import offsets
 from kafkapipes.kafka.config import ClientConfig
-from kafkapipes.kafka.offsets import LogReader, PartitionLog, expand, plan_ranges, resolve, settle
+from kafkapipes.kafka.offsets import LogReader, PartitionLog, ask_topic_id, expand, plan_ranges, resolve, settle
 from kafkapipes.ranges import AtTime, OffsetRange, Symbol, parse_ranges
 
 LOG = PartitionLog(low=10, stable=80, high=100)
@@ -132,6 +134,24 @@ def test_a_plan_knows_the_identity_of_its_topic_and_how_far_its_log_is_stable(em
 
     assert first.topic_id == again.topic_id != ""
     assert first.stable == 5
+
+
+def failed(code):
+    future = Future()
+    future.set_exception(KafkaException(KafkaError(code)))
+    return future
+
+
+@pytest.mark.parametrize("early", [failed(KafkaError.UNKNOWN_TOPIC_OR_PART), failed(KafkaError._TRANSPORT), Future()])
+def test_an_identity_that_was_asked_for_too_early_is_asked_for_again(embedded, early, monkeypatch):
+    """The topic may have been made since, or the connection not have been there yet."""
+    embedded.create_topic("clicks")
+    answers = [early]
+    monkeypatch.setattr(offsets, "ask_topic_id", lambda *args: answers.pop() if answers else ask_topic_id(*args))
+
+    report = plan_ranges([OffsetRange("clicks", 0, 0, 0)], ClientConfig(embedded.bootstrap_servers, "g"))
+
+    assert (report[0].topic_id != "", answers) == (True, [])
 
 
 def test_a_cluster_that_names_no_controller_is_planned_without_identities_and_says_so(embedded, caplog):

@@ -2,9 +2,11 @@
 
 import os
 import threading
+import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 from kafkapipes.errors import KafkaPipesError
@@ -24,17 +26,25 @@ class Ahead(Generic[Item]):
         make: makes the iterator; called with what tells whether this was closed, for one that waits by itself
         weigh: what an item counts
         limit: as long as the items that wait to be taken count less, another one is made
+        changed: notified of every change, where several of these are waited for at once
 
     >>> list(Ahead(lambda closed: iter([1, 2, 3]), weigh=int, limit=3))
     [1, 2, 3]
     """
 
-    def __init__(self, make: Make[Item], weigh: Callable[[Item], int], limit: int) -> None:
-        self._queue: _Queue[Item] = _Queue(weigh, limit)
+    def __init__(
+        self,
+        make: Make[Item],
+        weigh: Callable[[Item], int],
+        limit: int,
+        changed: threading.Condition | None = None,
+    ) -> None:
+        self._queue: _Queue[Item] = _Queue(weigh, limit, changed or threading.Condition())
         self._pid = os.getpid()
         thread = threading.Thread(target=_fill, args=(self._queue, make), name="kafkapipes-ahead", daemon=True)
         # Also where nobody closes this, and at the end of the interpreter: a client is not to be torn down amid a call.
-        self.close = weakref.finalize(self, _end, self._queue, thread, self._pid)
+        self._thread = thread
+        self.close = weakref.finalize(self, _end, self._queue, thread, self._pid, _END_S)
         thread.start()
 
     def __iter__(self) -> "Ahead[Item]":
@@ -51,6 +61,20 @@ class Ahead(Generic[Item]):
         self._check_process()
         return self._queue.take() if self._queue.ready(timeout_s) else None
 
+    @property
+    def ready(self) -> bool:
+        """Whether `next` would not wait."""
+        return self._queue.filled
+
+    def stop(self) -> None:
+        """Let the thread end what it does, without waiting for that."""
+        self._queue.stop()
+
+    def end(self, wait_s: float) -> None:
+        """Close this, but wait no longer than so many seconds for the thread to end."""
+        if self.close.detach() is not None:
+            _end(self._queue, self._thread, self._pid, wait_s)
+
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
             raise KafkaPipesError(
@@ -59,15 +83,55 @@ class Ahead(Generic[Item]):
             )
 
 
+def side_by_side(makes: Sequence[Make[Item]], limit: int) -> Iterator[Item]:
+    """The items of several iterators, each made by a thread of its own, as they come.
+
+    The very first one is that of the first iterator that has any, however long it takes: what is learned from it does
+    not depend on chance.
+
+    Args:
+        makes: makes each iterator, as for `Ahead`
+        limit: how many items of each may wait to be taken
+
+    >>> list(side_by_side([lambda closed: iter([]), lambda closed: iter([1]), lambda closed: iter([2])], 1))
+    [1, 2]
+    """
+    changed = threading.Condition()
+    started = [Ahead(make, lambda item: 1, limit, changed) for make in makes]
+    try:
+        running, begun = list(started), False
+        while running:
+            asked = running if begun else running[:1]
+            with changed:
+                changed.wait_for(partial(_any_ready, asked), _LOOK_S)
+            for ahead in [ahead for ahead in asked if ahead.ready]:
+                for item in ahead:
+                    yield item
+                    begun = True
+                    break
+                else:
+                    running.remove(ahead)
+    finally:
+        for ahead in started:
+            ahead.stop()
+        deadline = time.monotonic() + _END_S
+        for ahead in started:
+            ahead.end(deadline - time.monotonic())
+
+
+def _any_ready(several: list[Ahead[Item]]) -> bool:
+    return any(ahead.ready for ahead in several)
+
+
 class _Queue(Generic[Item]):
     """What lies between the thread and its consumer."""
 
-    def __init__(self, weigh: Callable[[Item], int], limit: int) -> None:
+    def __init__(self, weigh: Callable[[Item], int], limit: int, changed: threading.Condition) -> None:
         self._weigh = weigh
         self._limit = limit
         self._weight = 0
         self._items: deque[Item] = deque()
-        self._changed = threading.Condition()
+        self._changed = changed
         self._end: BaseException | None = None
         self.stopped = False
 
@@ -87,7 +151,12 @@ class _Queue(Generic[Item]):
     def ready(self, timeout_s: float) -> bool:
         """Whether there is an item, or the end of the thread, within a time."""
         with self._changed:
-            return self._changed.wait_for(lambda: bool(self._items) or self._end is not None, timeout_s)
+            return self._changed.wait_for(lambda: self.filled, timeout_s)
+
+    @property
+    def filled(self) -> bool:
+        """Whether there is an item, or the end of the thread."""
+        return bool(self._items) or self._end is not None
 
     def take(self) -> Item:
         """The next item; raises what has ended the thread."""
@@ -130,7 +199,7 @@ def _fill(queue: _Queue[Item], make: Make[Item]) -> None:
     queue.finish(end)
 
 
-def _end(queue: _Queue[Item], thread: threading.Thread, pid: int) -> None:
+def _end(queue: _Queue[Item], thread: threading.Thread, pid: int, wait_s: float) -> None:
     if os.getpid() == pid:
         queue.stop()
-        thread.join(_END_S)
+        thread.join(max(0.0, wait_s))

@@ -1,5 +1,6 @@
 """Decoded samples as columns: values, labels and where each row came from. Pure (NumPy)."""
 
+import itertools
 import math
 import operator
 import re
@@ -189,7 +190,8 @@ class RowBuilder:
     Memory that is never written to is never taken from the system, so an upper bound of the rows is enough. Where
     not even the addresses for that many rows are to be had, the array grows with the rows.
 
-    Rows that were written where `room` said are not copied when they are appended.
+    Rows that were written where `room` said are not copied when they are appended. Another thread may write them
+    there meanwhile: the array grows only for rows that come behind all of which there was room.
     """
 
     def __init__(self, max_rows: int, first: np.ndarray) -> None:
@@ -199,12 +201,19 @@ class RowBuilder:
         except (MemoryError, ValueError):
             self._array = np.empty((0, *first.shape[1:]), first.dtype)
 
-    def room(self, rows: int, row_bytes: int) -> np.ndarray | None:
-        """uint8 [rows * row_bytes]: where the next rows will lie; None where rows of that size will not, or not yet.
+    @classmethod
+    def over(cls, array: np.ndarray) -> "RowBuilder":
+        """A builder in memory that is there: for no more rows than it has."""
+        builder = cls(0, array)
+        builder._array = array
+        return builder
 
-        What is written there and not appended is overwritten by the next rows.
+    def room(self, first: int, rows: int, row_bytes: int) -> np.ndarray | None:
+        """uint8 [rows * row_bytes]: where rows from the `first` on will lie if all are appended; None where they won't.
+
+        Rows that are appended later than that, because others were left out, are moved.
         """
-        place = self._array[self._rows : self._rows + rows]
+        place = self._array[first : first + rows]
         return place.reshape(-1).view(np.uint8) if place.nbytes == rows * row_bytes and len(place) == rows else None
 
     def append(self, rows: np.ndarray) -> None:
@@ -219,6 +228,8 @@ class RowBuilder:
 
     def finish(self) -> np.ndarray:
         """The rows collected; the unused tail is handed back, without a copy."""
+        if self._array.base is not None:
+            return self._array[: self._rows]
         self._resize(self._rows)
         return self._array
 
@@ -239,6 +250,7 @@ def _are_one(place: np.ndarray, rows: np.ndarray) -> bool:
     return layout(place) == layout(rows)
 
 
+_MOVED_BYTES = 2**20  # at once, where rows are moved within an array
 _ROOM = 8  # times the mean length of the first strings
 
 
@@ -250,9 +262,9 @@ class BytesBuilder:
     """
 
     def __init__(self, max_rows: int, max_bytes: int, first: BytesColumn) -> None:
+        mean = -(-len(first.buffer) // max(1, len(first)))
         self._kind = type(first)
         self._lengths = RowBuilder(max_rows, first.lengths)
-        mean = -(-len(first.buffer) // max(1, len(first)))
         self._buffer = RowBuilder(min(max_bytes, _ROOM * max_rows * mean), first.buffer)
 
     def append(self, rows: BytesColumn) -> None:
@@ -263,6 +275,82 @@ class BytesBuilder:
     def finish(self) -> BytesColumn:
         """The byte strings collected."""
         return self._kind(self._buffer.finish(), self._lengths.finish())
+
+
+class SideBySide:
+    """Columns of one kind that are collected at the same time, and become one, in their order.
+
+    Rows of numbers are collected in one array, each part where its first row will lie if every part is full; those of
+    parts that are not full are moved together at the end. Strings, and rows of which there could be more than may be
+    held, are collected part by part, and copied.
+
+    Args:
+        first: some rows
+        most: the most rows of each part
+        max_bytes: the most bytes that all may take
+
+    Attributes:
+        parts: a builder for each part
+
+    >>> two = SideBySide(np.array([[1, 2]]), [3, 3], 1000)
+    >>> two.parts[1].append(np.array([[5, 6]]))
+    >>> two.parts[0].append(np.array([[1, 2], [3, 4]]))
+    >>> two.finish().tolist()
+    [[1, 2], [3, 4], [5, 6]]
+    """
+
+    def __init__(self, first: Column, most: Sequence[int], max_bytes: int) -> None:
+        self._whole = _whole(first, sum(most), max_bytes) if len(most) > 1 else None
+        self._starts = np.cumsum([0, *most]).tolist()
+        self.parts: list[ColumnBuilder]
+        if self._whole is None:
+            self.parts = [builder_for(first, rows, max_bytes) for rows in most]
+        else:
+            self.parts = [RowBuilder.over(self._whole[begin:end]) for begin, end in itertools.pairwise(self._starts)]
+
+    def finish(self) -> Column:
+        """The column of all rows collected."""
+        if len(self.parts) == 1:
+            return self.parts.pop().finish()
+        columns = [part.finish() for part in self.parts]
+        self.parts = []
+        if self._whole is None:
+            return _joined_in_turn(columns)
+        end = 0
+        for begin, rows in zip(self._starts, map(len, columns), strict=False):
+            _move_down(self._whole, begin, end, rows)
+            end += rows
+        columns.clear()
+        whole, self._whole = self._whole, None
+        whole.resize((end, *whole.shape[1:]), refcheck=False)
+        return whole
+
+
+def _whole(first: Column, rows: int, max_bytes: int) -> np.ndarray | None:
+    """An array for so many rows like the first; None where there can be none."""
+    if not isinstance(first, np.ndarray) or rows * row_bytes(first) > max_bytes:
+        return None
+    try:
+        return np.empty((rows, *first.shape[1:]), first.dtype)
+    except (MemoryError, ValueError):
+        return None
+
+
+def _move_down(array: np.ndarray, begin: int, end: int, rows: int) -> None:
+    """Move rows from `begin` to `end`, which is not above it; NumPy would copy all of them aside first."""
+    step = max(1, _MOVED_BYTES // max(1, row_bytes(array)))
+    for row in range(0, rows if end < begin else 0, step):
+        count = min(step, rows - row)
+        array[end + row : end + row + count] = array[begin + row : begin + row + count]
+
+
+def _joined_in_turn(columns: list[Any]) -> Column:
+    """The columns as one, each freed as soon as it is copied."""
+    builder = builder_for(columns[0], sum(map(len, columns)), sum(map(column_bytes, columns)))
+    columns.reverse()
+    while columns:
+        builder.append(columns.pop())
+    return builder.finish()
 
 
 def column_bytes(column: Column) -> int:
@@ -299,6 +387,13 @@ class OffsetIndex:
         self._offsets.append(offsets[rows])
         self._ranges.append(np.full(len(rows), range_index))
         self._length += len(offsets)
+
+    def extend(self, other: "OffsetIndex") -> None:
+        """Note the rows of another one behind these."""
+        self._rows += [rows + self._length for rows in other._rows]
+        self._offsets += other._offsets
+        self._ranges += other._ranges
+        self._length += other._length
 
     def finish(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(first row, its offset, its range) of every run, int64, neighbours that touch joined."""

@@ -1,6 +1,7 @@
 """TrainingKafkaDataset: assembles the five pipes, runs them once into memory, and is then a map-style dataset."""
 
 import operator
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,8 +16,8 @@ from kafkapipes.arrays import (
     ColumnBuilder,
     OffsetIndex,
     RowBuilder,
+    SideBySide,
     TextColumn,
-    builder_for,
     column_bytes,
     elements_of,
     row_bytes,
@@ -35,7 +36,10 @@ from kafkapipes.pipes.reshaper import Reshaper
 from kafkapipes.pipes.transformer import Sample, Transform, make_sample
 from kafkapipes.ranges import OffsetRange
 from kafkapipes.records import BytesColumn
-from kafkapipes.report import ReadReport
+from kafkapipes.report import Piece, ReadReport
+
+# For less, another reader costs more to begin than it gains; more of them would crowd a broker.
+_OFFSETS_A_READER, _BYTES_A_READER, _MOST_READERS = 200_000, 2**26, 4
 
 
 class BytesTensor(Sequence[Any]):
@@ -94,6 +98,8 @@ class TrainingKafkaDataset(Dataset[Sample]):
         config: librdkafka properties; no secret is ever shown, a value may be a callable that fetches it
         progress: True or False turns the progress bar on or off; None shows it on a terminal
         batch_records: the most records fetched at once
+        readers: consumers that read at the same time, each its part of the offsets; the rows' order does not depend
+            on it. None takes as many as pay off: `readers_for` says how many, for strings it is one
         on_data_loss, on_short, connect_timeout_s, stall_timeout_s: as for `PartitionReader`
         on_error, tombstone, null_key, dead_letter, dead_letter_payload, max_skipped: as for `ByteDecoder`
         max_bytes: the most bytes that `values` and `labels` may take; a larger read is refused, before any record is
@@ -132,6 +138,7 @@ class TrainingKafkaDataset(Dataset[Sample]):
         config: Mapping[str, object] | None = None,
         progress: bool | None = None,
         batch_records: int = 5000,
+        readers: int | None = None,
         on_data_loss: str = "raise",
         on_short: str = "raise",
         on_error: str = "raise",
@@ -153,6 +160,7 @@ class TrainingKafkaDataset(Dataset[Sample]):
             RangeParser(message), bootstrap_servers, group_id, config=config, batch_records=batch_records,
             on_data_loss=on_data_loss, on_short=on_short, connect_timeout_s=connect_timeout_s,
             stall_timeout_s=stall_timeout_s, timestamps=False,
+            readers=1 if readers is None else readers,
         )  # fmt: skip
         if isinstance(dead_letter, DeadLetterTopic):
             dead_letter.check_source({item.topic for item in message.ranges})
@@ -163,7 +171,9 @@ class TrainingKafkaDataset(Dataset[Sample]):
         )  # fmt: skip
         arrays = Reshaper(decoder, layout.data_shape, layout.label_shape)
         with _progress_bar(reader.plan().requested, progress) as bar:
-            limit.allow(_readable(reader.report), _least_bytes(layout), _named(reader.report))
+            limit.allow(reader.report.readable, _least_bytes(layout), _named(reader.report))
+            if readers is None and on_short != "wait" and _has_rows(layout):
+                reader._readers = readers_for(reader.report.readable, _least_bytes(layout), _processors())
             values, labels, self._runs = _materialise(arrays, reader, bar, limit)
         self.report: ReadReport = reader.report
         self.values = _tensor(no_rows(element_type(layout.data_type), layout.data_shape) if values is None else values)
@@ -281,7 +291,8 @@ def _materialise(
     arrays: Iterable[ArrayBatch], reader: PartitionReader, bar: "tqdm[Any]", limit: MemoryLimit
 ) -> tuple[Column | None, Column | None, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """All batches as one column of values and one of labels (None where nothing came), and where rows come from."""
-    collected = reader._destination = _Collected(reader, limit)
+    collected = _Collected(reader, limit)
+    reader._collect = collected.begin
     for batch in arrays:
         collected.append(batch)
         bar.update(len(batch))
@@ -290,67 +301,104 @@ def _materialise(
     return collected.finish()
 
 
-class _Collected:
-    """Batches of one reader, as columns that grow: the `Destination` of the records that it reads next.
+class _Rows:
+    """The rows that one reader reads: the `Destination` of its records, where they are laid as they come."""
 
-    A batch must be appended, or given up, before the next one is read.
-    """
+    def __init__(self, part: list[Piece]) -> None:
+        self.most = sum(piece.account.end - piece.account.start for piece in part)
+        self.index = OffsetIndex()
+        self.values: ColumnBuilder | None = None
+        self.labels: ColumnBuilder | None = None
+        self._came = 0
+
+    def append(self, batch: ArrayBatch, place: int) -> None:
+        """Add a batch of the range at a place among all; batches come here in the order in which they were read."""
+        for builder, column in ((self.values, batch.values), (self.labels, batch.scalar_labels)):
+            if builder is not None:
+                builder.append(column)
+        self.index.append(batch.offsets, place)
+
+    def room_for_values(self, rows: int, row_bytes: int) -> np.ndarray | None:
+        """uint8 [rows * row_bytes] where the next rows of `values` will lie, or None."""
+        return self.values.room(self._came, rows, row_bytes) if isinstance(self.values, RowBuilder) else None
+
+    def room_for_keys(self, rows: int, row_bytes: int) -> np.ndarray | None:
+        """The same for `labels`."""
+        return self.labels.room(self._came, rows, row_bytes) if isinstance(self.labels, RowBuilder) else None
+
+    def came(self, rows: int) -> None:
+        """Take note of the next records."""
+        self._came += rows
+
+
+class _Collected:
+    """Batches of one read, as columns that grow."""
 
     def __init__(self, reader: PartitionReader, limit: MemoryLimit) -> None:
         self._reader = reader
         self._limit = limit
-        self._values: ColumnBuilder | None = None
-        self._labels: ColumnBuilder | None = None
-        self._index = OffsetIndex()
-        self._places: dict[int, int] = {}  # account → its place among the ranges
+        self._rows: list[_Rows] = []
+        self._owners: dict[int, tuple[_Rows, int]] = {}  # account → whose rows, and the place of its range
+        self._columns: list[SideBySide] = []
+
+    def begin(self, parts: list[list[Piece]]) -> list[_Rows]:
+        """Where the records of each part go."""
+        self._rows = list(map(_Rows, parts))
+        for rows, part in zip(self._rows, parts, strict=True):
+            self._owners.update({id(piece.account): (rows, piece.place) for piece in part})
+        return self._rows
 
     def append(self, batch: ArrayBatch) -> None:
         """Add a batch; the first one tells types and shapes."""
-        labels = batch.scalar_labels
-        columns = [batch.values] if labels is None else [batch.values, labels]
-        if self._values is None:
-            self._values = self._builders(columns)
+        columns = [column for column in (batch.values, batch.scalar_labels) if column is not None]
+        if not self._columns:
+            self._make(columns)
         self._limit.add(sum(map(column_bytes, columns)), batch.coordinates(0))
-        self._values.append(batch.values)
-        if self._labels is not None:
-            self._labels.append(labels)
-        self._index.append(batch.offsets, self._places[id(batch.account)])
-
-    def room_for_values(self, rows: int, row_bytes: int) -> np.ndarray | None:
-        """uint8 [rows * row_bytes] where the next rows of `values` will lie, or None."""
-        return self._values.room(rows, row_bytes) if isinstance(self._values, RowBuilder) else None
-
-    def room_for_keys(self, rows: int, row_bytes: int) -> np.ndarray | None:
-        """The same for `labels`."""
-        return self._labels.room(rows, row_bytes) if isinstance(self._labels, RowBuilder) else None
+        rows, place = self._owners[id(batch.account)]
+        rows.append(batch, place)
 
     def finish(self) -> tuple[Column | None, Column | None, tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """The columns of values and labels, None where nothing came, and the index of the rows."""
-        return (
-            None if self._values is None else self._values.finish(),
-            None if self._labels is None else self._labels.finish(),
-            self._index.finish(),
-        )
+        index = OffsetIndex()
+        for rows in self._rows:
+            index.extend(rows.index)
+        values, labels, *_ = [*(columns.finish() for columns in self._columns), None, None]
+        return values, labels, index.finish()
 
-    def _builders(self, columns: list[Column]) -> ColumnBuilder:
+    def _make(self, first: list[Column]) -> None:
+        """The builders of all parts."""
         report = self._reader.report
-        most = _readable(report)
-        self._limit.allow(most, sum(map(row_bytes, columns)), _named(report))
-        self._places = {id(account): place for place, account in enumerate(report)}
-        values, *labels = (builder_for(column, most, self._limit.most) for column in columns)
-        self._labels = labels[0] if labels else None
-        return values
-
-
-def _readable(report: ReadReport) -> int:
-    """The most records that can come: offsets that are gone or not there yet hold none."""
-    return sum(account.end - account.start for account in report)
+        self._limit.allow(report.readable, sum(map(row_bytes, first)), _named(report))
+        self._columns = [SideBySide(column, [rows.most for rows in self._rows], self._limit.most) for column in first]
+        for number, rows in enumerate(self._rows):
+            rows.values, rows.labels, *_ = [*(columns.parts[number] for columns in self._columns), None]
 
 
 def _least_bytes(layout: RawFormat) -> int:
     """The least bytes that a sample takes, by what the control message says of it."""
     types = [(layout.data_type, layout.data_shape), (layout.label_type, layout.label_shape)]
     return sum(least_bytes(element_type(name, elements_of(shape))) for name, shape in types if name)
+
+
+def readers_for(offsets: int, sample_bytes: int, processors: int) -> int:
+    """How many readers side by side pay off: one for each 200,000 offsets or 64 MiB, up to the processors and 4.
+
+    >>> readers_for(10**6, 100, 2), readers_for(10**6, 100, 16), readers_for(10, 100, 16), readers_for(2000, 10**5, 16)
+    (2, 4, 1, 2)
+    """
+    paying = max(offsets // _OFFSETS_A_READER, offsets * sample_bytes // _BYTES_A_READER)
+    return max(1, min(paying, processors, _MOST_READERS))
+
+
+def _processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _has_rows(layout: RawFormat) -> bool:
+    """Whether all samples are numbers, which have their rows in an array before they come."""
+    names = [name for name in (layout.data_type, layout.label_type) if name is not None]
+    return all(isinstance(element_type(name), Numbers) for name in names)
 
 
 def _named(report: ReadReport) -> str:

@@ -141,3 +141,6 @@ class Destination(Protocol):
 
     def room_for_keys(self, rows: int, row_bytes: int) -> np.ndarray | None:
         """The same for their keys."""
+
+    def came(self, rows: int) -> None:
+        """Take note of the next records: those behind them have their room behind theirs."""

@@ -5,7 +5,7 @@ For every range: requested = delivered + gaps + aged_out + unwritten + skipped.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import overload
+from typing import NamedTuple, overload
 
 from kafkapipes.ranges import OffsetRange, share_ranges
 
@@ -27,7 +27,7 @@ class RangeReport:
         overtaken: offsets that retention or a deletion took while the range was read
         skipped: reason → number of records that arrived and were left out
         skipped_at: reason → coordinates `topic:partition@offset` of the first records left out for it
-        seconds: time from the first fetch to the end of the range
+        seconds: time from the first fetch to the end of the range; of parts read side by side, the longest
         finished: whether the range was read to its end
         covered: offsets of the pieces that were read, where it is read in pieces
         client: the client that read it, "native" or "python"; "" before
@@ -108,6 +108,11 @@ class RangeReport:
         self.covered += offsets
         self.finished = self.covered >= self.end - self.start
 
+    def merge(self, part: "RangeReport") -> None:
+        """Take over the account of a piece that was read beside others, once."""
+        self.add(part, part.end - part.start if part.finished else 0)
+        self.seconds, self.client = max(self.seconds, part.seconds), part.client or self.client
+
     def skip(self, reason: str, offsets: Iterable[int]) -> None:
         """Count records that are left out for `reason`."""
         for offset in offsets:
@@ -150,6 +155,18 @@ class RangeReport:
         return start, end
 
 
+class Piece(NamedTuple):
+    """A piece of one of the ranges of a report.
+
+    Attributes:
+        place: which range, from 0
+        account: the account of the piece
+    """
+
+    place: int
+    account: RangeReport
+
+
 _REASONS = ("gaps", "aged_out", "unwritten")
 
 
@@ -189,13 +206,23 @@ class ReadReport(Sequence[RangeReport]):
         return sum(account.requested for account in self)
 
     @property
+    def readable(self) -> int:
+        """Offsets that can be read, the most records that can come: where the log begins or ends none stand beyond."""
+        return sum(account.end - account.start for account in self)
+
+    @property
     def delivered(self) -> int:
         """Records handed on."""
         return sum(account.delivered for account in self)
 
     def share(self, instances: int, instance: int) -> "ReadReport":
         """Fresh accounts for the part that falls to one of `instances` workers."""
-        return ReadReport(self[index].part(piece) for index, piece in share_ranges(self.ranges, instances, instance))
+        return ReadReport(account for _, account in self.pieces(instances, instance))
+
+    def pieces(self, parts: int, number: int) -> list["Piece"]:
+        """One of so many parts of as many offsets each, one behind the other: fresh accounts of pieces of ranges."""
+        shares = share_ranges(self.ranges, parts, number)
+        return [Piece(place, self[place].part(piece)) for place, piece in shares]
 
     def to_dict(self) -> dict[str, object]:
         """The accounts as plain values, fit for JSON."""

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from kafkapipes.ahead import Ahead
+from kafkapipes.ahead import Ahead, side_by_side
 from kafkapipes.errors import KafkaPipesError
 
 
@@ -170,3 +170,67 @@ def test_the_interpreter_ends_in_time_with_its_own_exit_code(blocked):
 
     assert (done.returncode, done.stderr) == (0, "")
     assert time.monotonic() - began < 15  # of which the imports take most
+
+
+def test_items_side_by_side_come_each_once_and_each_iterators_in_order():
+    sources = [Source(count=count) for count in (50, 0, 7, 200)]
+
+    def tagged(number):
+        return lambda closed: ((number, item) for item in sources[number].items(closed))
+
+    items = list(side_by_side([tagged(number) for number in range(4)], 2))
+
+    for number, count in enumerate((50, 0, 7, 200)):
+        assert [item for tag, item in items if tag == number] == list(range(count))
+    assert all(source.closed_in == "kafkapipes-ahead" for source in sources)
+
+
+def test_the_first_item_side_by_side_is_that_of_the_first_iterator_that_has_one():
+    go_on = threading.Event()
+
+    def slowly_nothing(closed):
+        go_on.wait(5)
+        yield from ()
+
+    def slowly(closed):
+        go_on.wait(5)
+        time.sleep(0.05)
+        yield "second"
+
+    items = side_by_side([slowly_nothing, slowly, lambda closed: iter(["third"] * 3)], 1)
+    threading.Timer(0.1, go_on.set).start()
+
+    assert next(items) == "second"
+    assert list(items) == ["third"] * 3
+
+
+def test_an_error_side_by_side_reaches_the_caller_and_ends_the_others():
+    sources = [Source(), Source(count=3, raises=ValueError("broken")), Source()]
+
+    with pytest.raises(ValueError, match="broken"):
+        for _ in side_by_side([source.items for source in sources], 1):
+            pass
+
+    assert all(source.closed_in for source in sources)
+
+
+def test_side_by_side_no_more_waits_to_be_taken_than_the_limit_of_each():
+    sources = [Source(), Source()]
+    items = side_by_side([source.items for source in sources], 3)
+    next(items)
+
+    assert settled(lambda: sum(source.made for source in sources)) == 7
+    items.close()
+
+
+def test_who_closes_side_by_side_does_not_wait_for_each_in_turn():
+    def hang(closed):
+        yield 0
+        time.sleep(60)
+
+    items = side_by_side([hang] * 3, 1)
+    next(items)
+    began = time.monotonic()
+    items.close()
+
+    assert time.monotonic() - began < 5

@@ -3,11 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kafkapipes import arrays
 from kafkapipes.arrays import (
     ArrayBatch,
     BytesBuilder,
     OffsetIndex,
     RowBuilder,
+    SideBySide,
     TextColumn,
     builder_for,
     column_bytes,
@@ -143,7 +145,7 @@ def test_a_row_builder_gives_back_its_unused_rows():
 def test_rows_that_are_written_where_they_will_lie_are_not_copied():
     builder = RowBuilder(5, np.zeros((0, 2), np.int16))
     builder.append(np.array([[1, 2]], np.int16))
-    room = builder.room(2, 4)
+    room = builder.room(1, 2, 4)
     room[:] = np.array([3, 4, 5, 6], np.int16).view(np.uint8)
     builder._array.flags.writeable = False
 
@@ -160,23 +162,23 @@ def test_there_is_no_room_for_rows_of_another_size_or_beyond_the_bound(rows, row
     builder = RowBuilder(5, np.zeros((0, 2), np.int16))
     builder.append(np.array([[1, 2]], np.int16))
 
-    assert builder.room(rows, row_bytes) is None
+    assert builder.room(1, rows, row_bytes) is None
 
 
 def test_a_builder_that_has_no_memory_ahead_has_no_room():
-    assert RowBuilder(2**60, np.zeros((0, 1000))).room(1, 8000) is None
+    assert RowBuilder(2**60, np.zeros((0, 1000))).room(0, 1, 8000) is None
 
 
 @pytest.mark.parametrize("kept", [[0, 1, 2, 3], [1, 3], [0, 3], [3], [2, 3]])
-def test_what_is_left_out_of_a_room_is_overwritten_by_the_rows_behind_it(kept):
+def test_rows_in_a_room_behind_others_that_are_left_out_are_moved(kept):
     builder = RowBuilder(9, np.zeros((0, 1), np.uint8))
     builder.append(np.array([[9]], np.uint8))
-    rows = builder.room(4, 1).reshape(4, 1)
+    rows = builder.room(1, 4, 1).reshape(4, 1)
     rows[:] = [[0], [1], [2], [3]]
+    room = builder.room(5, 1, 1)
+    room[:] = 4
 
     builder.append(rows[kept[0] : kept[-1] + 1] if kept == list(range(kept[0], 4)) else rows[kept])
-    room = builder.room(1, 1)
-    room[:] = 4
     builder.append(room.reshape(1, 1))
 
     assert builder.finish().ravel().tolist() == [9, *kept, 4]
@@ -185,7 +187,7 @@ def test_what_is_left_out_of_a_room_is_overwritten_by_the_rows_behind_it(kept):
 @pytest.mark.parametrize("other", [np.int8, ">u2"])
 def test_the_same_memory_of_another_type_is_converted(other):
     builder = RowBuilder(4, np.zeros((0, 1), np.uint8 if other is np.int8 else np.uint16))
-    rows = builder.room(2, builder._array.itemsize).view(other).reshape(2, 1)
+    rows = builder.room(0, 2, builder._array.itemsize).view(other).reshape(2, 1)
     rows[:] = [[1], [2]]
 
     builder.append(rows)
@@ -205,6 +207,75 @@ def test_a_row_builder_grows_where_its_upper_bound_is_beyond_all_memory():
         builder.append(np.full((1, 1000), row, float))
 
     assert builder.finish()[:, 999].tolist() == list(range(100))
+
+
+def laid_side_by_side(collected, parts):
+    """Rows of several parts, written where there is room for them and appended by turns."""
+    for turn in range(max(map(len, parts))):
+        for builder, rows in zip(collected.parts, parts, strict=True):
+            if turn < len(rows):
+                room = builder.room(turn, 1, rows[turn].nbytes)
+                room[:] = rows[turn].view(np.uint8)
+                builder.append(room.view(rows.dtype).reshape(1, -1))
+
+
+@pytest.mark.parametrize("lengths", [(3, 3, 3), (1, 3, 2), (0, 3, 1), (3, 0, 0), (0, 0, 1), (2, 2, 3), (0, 0, 0)])
+@pytest.mark.parametrize("moved_bytes", [1, 10, 2**20])
+def test_rows_that_are_collected_side_by_side_lie_one_behind_the_other(lengths, moved_bytes, monkeypatch):
+    monkeypatch.setattr(arrays, "_MOVED_BYTES", moved_bytes)
+    rows = np.arange(18, dtype=np.int16).reshape(9, 2)
+    parts = [rows[3 * number : 3 * number + length] for number, length in enumerate(lengths)]
+    collected = SideBySide(rows, [3, 3, 3], 10**6)
+
+    laid_side_by_side(collected, parts)
+    whole = collected.finish()
+
+    np.testing.assert_array_equal(whole, np.concatenate(parts))
+    assert (whole.base, whole.dtype) == (None, np.int16)
+
+
+def test_a_part_that_is_full_is_not_moved_and_none_is_copied():
+    collected = SideBySide(np.zeros((1, 2), np.int16), [2, 2], 10**6)
+    laid_side_by_side(collected, [np.ones((2, 2), np.int16), np.ones((1, 2), np.int16)])
+    address = collected.parts[0]._array.__array_interface__["data"][0]
+
+    assert collected.finish().__array_interface__["data"][0] == address
+
+
+@pytest.mark.parametrize("max_bytes", [6 * 8, 6 * 8 - 1])
+def test_rows_of_which_there_could_be_too_many_are_collected_part_by_part(max_bytes):
+    collected = SideBySide(np.zeros((1, 1)), [3, 3], max_bytes)
+    collected.parts[1].append(np.array([[2.0], [3.0]]))
+    collected.parts[0].append(np.array([[1.0]]))
+
+    assert collected.finish().ravel().tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", [BytesColumn, TextColumn])
+def test_strings_that_are_collected_side_by_side_become_one_column(kind):
+    first = kind.from_list([b"a", b"bcd"])
+    collected = SideBySide(first, [5, 5, 5], 10**6)
+    collected.parts[2].append(kind.from_list([b"", b"x" * 100]))
+    collected.parts[0].append(first)
+    collected.parts[2].append(kind.from_list([b"z"]))
+
+    whole = collected.finish()
+
+    assert type(whole) is kind
+    assert [bytes(item, "utf-8") if kind is TextColumn else item for item in whole] == [
+        b"a", b"bcd", b"", b"x" * 100, b"z",
+    ]  # fmt: skip
+
+
+def test_an_index_goes_on_with_the_rows_of_another():
+    index, other = OffsetIndex(), OffsetIndex()
+    index.append(np.array([5, 6]), 0)
+    other.append(np.array([7, 8]), 0)
+    other.append(np.array([10]), 1)
+
+    index.extend(other)
+
+    assert [part.tolist() for part in index.finish()] == [[0, 4], [5, 10], [0, 1]]
 
 
 def test_rows_that_the_system_has_no_room_for_are_an_error_that_says_so():

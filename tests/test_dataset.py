@@ -24,6 +24,9 @@ from kafkapipes import (
     TensorLoader,
     TrainingKafkaDataset,
 )
+from kafkapipes import dataset as dataset_module
+from kafkapipes.kafka import fetcher
+from kafkapipes.kafka.native import open_client
 from kafkapipes.memory import MachineLimit, Memory
 
 CONFIG = {"data_type": "uint8", "label_type": "uint8", "data_reshape": "2 3", "label_reshape": ""}
@@ -65,6 +68,69 @@ def test_values_and_labels_are_contiguous_tensors(clicks):
     assert (dataset.values.shape, dataset.values.dtype, dataset.labels.shape) == ((80, 2, 3), torch.uint8, (80,))
     assert dataset.values.is_contiguous()
     assert dataset.values.untyped_storage().nbytes() == 80 * 6
+
+
+@pytest.mark.parametrize("readers", [2, 3, 7])
+@pytest.mark.parametrize("config", [CONFIG, {"data_type": "bytes", "label_type": "uint8"}, {"data_type": "string"}])
+def test_samples_do_not_depend_on_the_number_of_readers(clicks, readers, config):
+    text = "clicks:1:2:29,clicks:0:0:0,clicks:0:0:50,clicks:1:5:9"
+    one = make(clicks, text, config, readers=1)
+    several = make(clicks, text, config, readers=readers, batch_records=3)
+
+    assert len(several) == len(one) == 81
+    for left, right in zip(several, one, strict=True):
+        np.testing.assert_equal(left, right)
+    assert [several.coordinates(row) for row in range(81)] == [one.coordinates(row) for row in range(81)]
+    assert [account.delivered for account in several.report] == [27, 0, 50, 4]
+    assert all(account.finished for account in several.report)
+
+
+@pytest.mark.parametrize("readers", [1, 2, 4])
+def test_records_that_are_left_out_are_counted_over_all_readers(embedded, readers):
+    records = [(b"ab" if number % 5 else b"a", bytes([number])) for number in range(200)]
+    embedded.fill("clicks", records)
+    config = {"data_type": "uint8", "label_type": "uint8", "data_reshape": "2"}
+
+    dataset = make(embedded, "clicks:0:0:200", config, on_error="skip", readers=readers, batch_records=7)
+
+    assert dataset.labels.tolist() == [number for number in range(200) if number % 5]
+    assert [dataset.coordinates(row)[2] for row in range(160)] == dataset.labels.tolist()
+    assert dataset.report[0].skipped == {"on_error": 40}
+    with pytest.raises(DecodeError, match="max_skipped"):
+        make(embedded, "clicks:0:0:200", config, on_error="skip", readers=readers, max_skipped=39)
+
+
+@pytest.mark.parametrize("readers", [1, 2, 4])
+def test_the_first_record_tells_the_size_however_many_read(embedded, readers):
+    embedded.fill("clicks", [(b"ab", b"")] + [(b"abc", b"")] * 59)
+
+    dataset = make(embedded, "clicks:0:0:60", {"data_type": "uint8"}, on_error="skip", readers=readers, batch_records=9)
+
+    assert dataset.values.shape == (1, 2)
+    assert dataset.report[0].skipped == {"on_error": 59}
+
+
+def readers_of(kafka, monkeypatch, config=CONFIG, **options):
+    """How many clients a dataset of 50 records is read by where 10 offsets pay for a reader, with 3 processors."""
+    opened = []
+    monkeypatch.setattr(dataset_module, "_OFFSETS_A_READER", 10)
+    monkeypatch.setattr(dataset_module, "_processors", lambda: 3)
+    monkeypatch.setattr(fetcher, "open_client", lambda *args, **named: opened.append(1) or open_client(*args, **named))
+    make(kafka, "clicks:0:0:50", config, **options)
+    return len(opened)
+
+
+def test_as_many_readers_as_pay_off_read_where_no_number_is_given(clicks, monkeypatch):
+    assert readers_of(clicks, monkeypatch) == 3
+    assert readers_of(clicks, monkeypatch, readers=1) == 1
+    assert readers_of(clicks, monkeypatch, on_short="wait") == 1
+    assert readers_of(clicks, monkeypatch, {"data_type": "bytes"}) == 1
+
+
+@pytest.mark.parametrize("readers", [0, -1, 257, True, 1.0, "2"])
+def test_a_senseless_number_of_readers_is_refused(readers):
+    with pytest.raises(ConfigError, match=r"readers is .*, wanted a whole number from 1 to 256"):
+        TrainingKafkaDataset({"topic": "t:0:0:1", "input_config": CONFIG}, "localhost:1", "g", readers=readers)
 
 
 def test_length_is_exact(clicks):

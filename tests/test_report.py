@@ -130,3 +130,37 @@ def test_a_piece_that_was_counted_is_not_counted_again():
     whole.add(part, 0)
 
     assert (whole.received, whole.skipped, part.received, part.skipped) == (3, {"tombstone": 2}, 0, {})
+
+
+@given(st.integers(1, 5), st.lists(st.integers(0, 30), min_size=1, max_size=4))
+def test_accounts_of_pieces_read_side_by_side_add_up_to_those_of_the_ranges(parts, lengths):
+    report = ReadReport(RangeReport(OffsetRange("t", place, 10, 10 + n), 12, 35) for place, n in enumerate(lengths))
+    pieces = [piece for number in range(parts) for piece in report.pieces(parts, number)]
+    for seconds, piece in enumerate(pieces):
+        account = piece.account
+        assert account.range.partition == piece.place
+        account.received, account.seconds, account.client = account.end - account.start, seconds, "native"
+        account.skip("on_error", range(account.start, account.start + account.received // 2))
+        account.finished = True
+
+    for piece in pieces:
+        report[piece.place].merge(piece.account)
+
+    assert sum(len(piece.account.range) for piece in pieces) == report.requested == sum(lengths)
+    assert sum(account.received for account in report) == report.readable
+    for account in report:
+        assert (account.finished, account.gaps, account.client) == (True, 0, "native")
+        assert account.delivered + sum(account.skipped.values()) + account.aged_out + account.unwritten == len(
+            account.range
+        )
+
+
+def test_a_range_of_which_a_piece_was_not_read_to_its_end_is_not_finished():
+    report = ReadReport([RangeReport(OffsetRange("t", 0, 0, 10), 0, 10)])
+    first, second = (report.pieces(2, number)[0].account for number in range(2))
+    first.received, first.finished, second.received = 5, True, 3
+
+    for account in (first, second):
+        report[0].merge(account)
+
+    assert (report[0].received, report[0].finished) == (8, False)

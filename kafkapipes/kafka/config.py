@@ -93,10 +93,12 @@ class ClientConfig:
         self._check_forced(FORCED_CONSUMER)
         self._warn(self._properties)
 
-    def consumer(self) -> dict[str, object]:
-        """The properties of a range reader."""
+    def consumer(self, readers: int = 1) -> dict[str, object]:
+        """The properties of one of several range readers side by side, which share the bound on memory."""
         own = {"bootstrap.servers": self.servers, "group.id": self.group_id}
-        return {**SAFE_CONSUMER, **self._resolved(), **FORCED_CONSUMER, **own}
+        queued = "queued.max.messages.kbytes"
+        shared = {queued: int(str(SAFE_CONSUMER[queued])) // readers}
+        return {**SAFE_CONSUMER, **shared, **self._resolved(), **FORCED_CONSUMER, **own}
 
     def admin(self, may_create: bool = False) -> dict[str, object]:
         """The properties of the client that asks about topics: the same, without what only a consumer knows."""

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from confluent_kafka import KafkaError, KafkaException
 
@@ -44,7 +44,13 @@ POSITION_LOST = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE} 
 
 
 class Fetcher:
-    """A consumer that reads ranges one after the other. A context manager, for one process."""
+    """A consumer that reads ranges one after the other. A context manager, for one process.
+
+    Args:
+        destination: where the bytes of records are written, if it has room for them
+        readers: how many fetchers read side by side, and share the memory for what is fetched ahead
+        given_up: asked now and then whether nobody wants the records any more: the read ends then
+    """
 
     def __init__(
         self,
@@ -56,7 +62,10 @@ class Fetcher:
         headers: bool,
         on_data_loss: str = "raise",
         destination: Destination | None = None,
+        readers: int = 1,
+        given_up: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._given_up = given_up
         self._config = config
         self._batch_records = batch_records
         self._stall_timeout_s = stall_timeout_s
@@ -68,7 +77,7 @@ class Fetcher:
         self._last_word: Word | None = None  # of the client, to act upon once the records before it are handed out
         self._watch = TopicWatch(config, stall_timeout_s)
         patience = {"socket.timeout.ms": fetch_ms(stall_timeout_s)}
-        properties = self._complaints.listening({**patience, **config.consumer()})
+        properties = self._complaints.listening({**patience, **config.consumer(readers)})
         # Its own word on how far it has come, where no record shows that; several within a stall's time.
         properties.setdefault("statistics.interval.ms", max(100, min(5000, int(stall_timeout_s * 250))))
         try:
@@ -122,7 +131,7 @@ class Fetcher:
         self._assign(progress)
         batch_records = min(FIRST_BATCH, self._batch_records)
         looked = time.monotonic()
-        while not progress.finished:
+        while not progress.finished and not self._given_up():
             began = time.monotonic()
             self._watch.tick(account.range.topic, account.topic_id, self._where(progress))
             batch = self._next_batch(min(batch_records, progress.wanted), progress)
@@ -142,7 +151,7 @@ class Fetcher:
                 self._check_complaints(progress)
                 if time.monotonic() - began < POLL_S / 10:
                     time.sleep(POLL_S / 10)  # a client that answers at once with nothing must not spin
-        if progress.in_doubt:
+        if progress.in_doubt and progress.finished:
             self._confirm_log(progress)
         self._client.unassign()
 
@@ -179,7 +188,10 @@ class Fetcher:
         """Fetch once: the records that belong to the range; what is not a record is noted."""
         with self._client.fetch(records, POLL_S, self._destination) as fetched:
             rows, self._last_word = self._heed(fetched, progress)
-            return self._records(fetched, rows, progress) if rows else None
+            batch = self._records(fetched, rows, progress) if rows else None
+            if batch is not None and self._destination is not None:
+                self._destination.came(len(batch))
+            return batch
 
     def _records(self, fetched: Fetched, rows: int, progress: RangeProgress) -> RecordBatch | None:
         if self._assigned > 1:  # a fresh consumer has nothing else to deliver

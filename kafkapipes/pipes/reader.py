@@ -1,11 +1,14 @@
 """PartitionReader, `.read_partitions()`: `OffsetRange`s → `RecordBatch`es. Kafka is touched below here only."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain, starmap
 from typing import Any
 
 from torch import distributed
 from torch.utils.data import IterDataPipe, functional_datapipe
 
+from kafkapipes.ahead import side_by_side
 from kafkapipes.errors import ConfigError, RangeError
 from kafkapipes.kafka.config import ClientConfig
 from kafkapipes.kafka.fetcher import Fetcher
@@ -13,7 +16,11 @@ from kafkapipes.kafka.offsets import ON_DATA_LOSS, ON_SHORT, plan_ranges
 from kafkapipes.options import check_choice, check_count, check_seconds, shown
 from kafkapipes.ranges import OffsetRange
 from kafkapipes.records import Destination, RecordBatch
-from kafkapipes.report import ReadReport
+from kafkapipes.report import Piece, ReadReport
+
+MOST_READERS = 256  # of one read: more would be a mistake, each has its threads and connections
+AHEAD = 2  # batches of each of several readers that wait to be taken
+Collect = Callable[[list[list[Piece]]], Sequence[Destination]]
 
 
 @functional_datapipe("read_partitions")
@@ -36,9 +43,11 @@ class PartitionReader(IterDataPipe[RecordBatch]):
         connect_timeout_s: seconds in which the brokers must have answered everything that planning asks
         stall_timeout_s: seconds without any news from the broker after which the read is given up
         timestamps, headers: whether the batches carry these columns
+        readers: consumers that read at the same time, in threads, each its part of the offsets
 
     Yields:
-        RecordBatch: records of one range, ascending; never empty.
+        RecordBatch: records of one range, ascending; never empty. With several readers the batches of their parts
+            come as they are read, the very first one from the first part.
 
     Raises:
         KafkaPipesError: `plan_ranges` and `Fetcher.fetch` say which.
@@ -66,12 +75,14 @@ class PartitionReader(IterDataPipe[RecordBatch]):
         stall_timeout_s: float = 60.0,
         timestamps: bool = True,
         headers: bool = False,
+        readers: int = 1,
     ) -> None:
         check_choice("on_data_loss", on_data_loss, ON_DATA_LOSS)
         check_choice("on_short", on_short, ON_SHORT)
         check_count("batch_records", batch_records, 1_000_000)  # librdkafka's bound on one call
         check_seconds("connect_timeout_s", connect_timeout_s)
         check_seconds("stall_timeout_s", stall_timeout_s)
+        check_count("readers", readers, MOST_READERS)
         if not isinstance(ranges, Iterable):
             raise RangeError(f"wanted OffsetRanges, found {shown(ranges)}: parse a text by RangeParser")
         # Attribute names differ from the arguments': torch adds the repr of same-named ones to every error.
@@ -88,7 +99,8 @@ class PartitionReader(IterDataPipe[RecordBatch]):
         self._wanted: list[OffsetRange] | None = None
         self._plan: ReadReport | None = None
         self._share = (1, 0)
-        self._destination: Destination | None = None  # a dataset's own, while it collects what comes
+        self._readers = readers
+        self._collect: Collect | None = None  # a dataset's own, while it collects what comes
         self.report = ReadReport([])
 
     def plan(self) -> ReadReport:
@@ -118,16 +130,41 @@ class PartitionReader(IterDataPipe[RecordBatch]):
         self._share = (num_of_instances, instance_id)
 
     def __iter__(self) -> Iterator[RecordBatch]:
-        if self._share[0] > 1 and self._planning["on_short"] == "wait":
+        if max(self._share[0], self._readers) > 1 and self._planning["on_short"] == "wait":
             raise ConfigError(
-                "on_short is 'wait' with several workers, wanted one: another's share may begin where the log does not "
-                "reach yet; read with num_workers=0 or 1"
+                "on_short is 'wait' with several workers or readers, wanted one: another's share may begin where the "
+                "log does not reach yet; read with num_workers=0 or 1, and readers=1"
             )
         self.report = self.plan().share(*self._share)
-        with Fetcher(self._client, **self._fetching, destination=self._destination) as fetcher:
-            for account in self.report:
-                yield from fetcher.fetch(account)
-            fetcher.confirm()
+        parts = self._parts()
+        destinations = self._collect(parts) if self._collect else [None] * len(parts)
+        reads = [partial(self._read, *part, len(parts)) for part in zip(parts, destinations, strict=True)]
+        if len(reads) == 1:
+            yield from reads[0](lambda: False)
+            return
+        try:
+            yield from side_by_side(reads, AHEAD)
+        finally:
+            for piece in chain.from_iterable(parts):
+                self.report[piece.place].merge(piece.account)
+
+    def _parts(self) -> list[list[Piece]]:
+        """What each reader reads."""
+        every = range(self._readers)
+        parts = [part for number in every if (part := self.report.pieces(self._readers, number))]
+        return parts if len(parts) > 1 else [list(starmap(Piece, enumerate(self.report)))]
+
+    def _read(
+        self, part: list[Piece], destination: Destination | None, readers: int, given_up: Callable[[], bool]
+    ) -> Iterator[RecordBatch]:
+        """The records of one reader's part."""
+        with Fetcher(
+            self._client, **self._fetching, destination=destination, readers=readers, given_up=given_up
+        ) as fetcher:
+            for piece in part:
+                yield from fetcher.fetch(piece.account)
+            if not given_up():
+                fetcher.confirm()
 
     def _listed(self) -> list[OffsetRange]:
         """The ranges asked for, taken from the source once: it may be good for one pass only."""

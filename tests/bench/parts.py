@@ -15,7 +15,6 @@ from tests.bench.profile import profiles
 from tests.bench.topics import Topic
 
 HAND, TRICKS, C_LOOP, LIMIT = "by hand", "by hand, every trick", "C loop", "bare Fetch"
-SIDE_BY_SIDE = "side by side"
 SMALL, IMAGE = Topic(1_000_000, 100), Topic(400_000, 784)
 _QUICK_SMALL, _QUICK_IMAGE = Topic(400_000, 100), Topic(150_000, 784)
 
@@ -78,10 +77,10 @@ def partitions(session: Session) -> Iterator[Work]:
 
 
 def readers(session: Session) -> Iterator[Work]:
-    """What several constructors in threads gain, each for its part of the records."""
+    """What several readers gain, each for its part of the records."""
     for topic in (Topic(960_000, 100, 4), mains(session)[1], Topic(300_000, 784, codec="zstd")):
         for count in (1, 2) if session.quick else (1, 2, 4):
-            run = {OURS: session.read(SIDE_BY_SIDE, topic, readers=count)}
+            run = {OURS: session.read(OURS, topic, readers=count)}
             facts = {**_facts(topic), "topic": words(topic), "readers": count}
             yield Work("readers", f"{words(topic)}, {count} reader(s)", run, {}, facts, rounds=3)
 

@@ -15,7 +15,6 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -45,31 +44,6 @@ def kafkapipes(servers: str, topic: Topic, **options: Any) -> Generator[Any, Non
     dataset = TrainingKafkaDataset({"topic": topic.ranges, "input_config": config}, servers, "bench", **options)
     yield dataset.values.numpy(), dataset.labels.numpy()
     return {"client": getattr(dataset.report[0], "client", "python")}
-
-
-def side_by_side(servers: str, topic: Topic, readers: int) -> Generator[Any, None, Any]:
-    """As many constructors in threads, each for its part of the records, one after the other in the topic."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from kafkapipes import TrainingKafkaDataset, format_ranges, parse_ranges
-
-    config = {"data_type": "uint8", "label_type": "uint8", "data_reshape": str(topic.size)}
-    yield
-    bounds = [topic.records * reader // readers for reader in range(readers + 1)]
-    shares: list[list[str]] = [[] for _ in range(readers)]
-    for source in parse_ranges(topic.ranges):
-        first = source.partition * topic.per_partition
-        for share, low, high in zip(shares, bounds, bounds[1:], strict=False):
-            start, end = max(0, low - first), min(topic.per_partition, high - first)
-            if start < end:
-                share.append(format_ranges([replace(source, start=start, end=end)]))
-
-    def read(share: list[str]) -> TrainingKafkaDataset:
-        return TrainingKafkaDataset({"topic": ",".join(share), "input_config": config}, servers, "bench")
-
-    with ThreadPoolExecutor(readers) as threads:
-        datasets = list(threads.map(read, shares))
-    yield PartByPart([(dataset.values.numpy(), dataset.labels.numpy()) for dataset in datasets])
 
 
 def by_hand(servers: str, topic: Topic, place: Callable[..., int] | None = None) -> Generator[Any, None, Any]:
@@ -193,17 +167,8 @@ class Unstacked(list):
         return np.stack([value for value, _ in self]), np.array([label for _, label in self])
 
 
-class PartByPart(list):
-    """Arrays of several parts: put together for the check, when the clock has stopped."""
-
-    def stack(self) -> tuple[np.ndarray, np.ndarray]:
-        values, labels = zip(*self, strict=True)
-        return np.concatenate(values), np.concatenate(labels)
-
-
 WAYS: dict[str, Way] = {
     "kafkapipes": kafkapipes,
-    "side by side": side_by_side,
     "by hand": by_hand,
     "by hand, every trick": by_hand_every_trick,
     "C loop": c_loop,
@@ -227,7 +192,7 @@ def run(way: str, servers: str, topic: Topic, options: dict[str, Any]) -> dict[s
     _control_perf("disable")
     peak = (_kilobytes("VmHWM") - before) / 1024
     if arrays is not None:
-        wrong = count_wrong(topic, *(arrays.stack() if isinstance(arrays, (Unstacked, PartByPart)) else arrays))
+        wrong = count_wrong(topic, *(arrays.stack() if isinstance(arrays, Unstacked) else arrays))
         if wrong:
             raise RuntimeError(f"{wrong} of {topic.records} records are wrong")
     try:

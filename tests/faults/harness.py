@@ -33,7 +33,8 @@ RESULTS_VARIABLE = "KAFKAPIPES_SCORECARD"  # a file that takes one line of JSON 
 HEAD = struct.Struct(">IIII")
 READS = ("dataset-0", "dataset-2", "chain-0", "chain-2", "stream-0", "stream-2")
 QUICK = ("dataset-0", "chain-2", "stream-0")
-BY_TURNS = ("chain-2", "stream-2")  # workers that read, each its share
+WORKERS = ("chain-2", "stream-2")  # that read, each its share, and hand it out by turns
+BY_TURNS = (*WORKERS, "dataset-2")  # or readers in threads, each its share, which are put in order
 # With more fetched ahead, a fault in a broker comes when all records are here already, and proves nothing.
 LITTLE_AHEAD = {"queued.max.messages.kbytes": 256, "fetch.max.bytes": 200_000, "message.max.bytes": 150_000}
 Coordinates = tuple[str, int, int]
@@ -116,11 +117,17 @@ def read(how: str, servers: str, text: str, **options) -> Outcome:
 
 
 def _read_dataset(outcome: Outcome, servers: str, text: str, workers: int, options: dict) -> None:
-    message = {"topic": text, "input_config": {"data_type": "bytes"}}
-    dataset = TrainingKafkaDataset(message, servers, "faults", **options)
+    dataset = dataset_of(servers, text, workers, options)
     outcome.report = dataset.report
     loader = DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
     outcome.delivered += [(dataset.coordinates(row), bytes(value)) for row, value in enumerate(loader)]
+
+
+def dataset_of(servers: str, text: str, workers: int, options: dict) -> TrainingKafkaDataset:
+    """A dataset for so many workers, read by as many readers side by side where that is allowed."""
+    readers = 1 if options.get("on_short") == "wait" else max(1, workers)
+    message = {"topic": text, "input_config": {"data_type": "bytes"}}
+    return TrainingKafkaDataset(message, servers, "faults", **{"readers": readers, **options})
 
 
 def _read_stream(outcome: Outcome, servers: str, text: str, workers: int, options: dict) -> None:
@@ -147,7 +154,8 @@ def _as_it_is(item):
 def fault(monkeypatch, action: Callable[[], object], after: int = 2) -> Iterator["Fired"]:
     """Run `action` once, in this process, when the read inside the block has taken `after` batches.
 
-    The read waits meanwhile, in whichever process it runs; so a fault comes amid a read, never before or behind it.
+    The read waits meanwhile, in whichever processes and threads it runs; so a fault comes amid a read, never before or
+    behind it.
     """
     with faults(monkeypatch, [(after, action)]) as fired:
         yield fired
@@ -165,7 +173,7 @@ def faults(monkeypatch, steps: list[tuple[int, Callable[[], object]]]) -> Iterat
         if batch is not None:
             with taken.get_lock():
                 taken.value += 1
-                here = [pair for pair, (after, _) in zip(reached, steps, strict=True) if after == taken.value]
+                here = [pair for pair, (after, _) in zip(reached, steps, strict=True) if after <= taken.value]
             for begin, done in here:
                 begin.set()
                 done.wait(60)
@@ -284,7 +292,7 @@ class Verdict:
             if truth or outcome.error is None
             else 0
         )
-        if outcome.read not in BY_TURNS:
+        if outcome.read not in WORKERS:
             places = [where for where, _ in truth]
             order = {where: place for place, where in enumerate(places)}
             taken = [order[where] for where, _ in outcome.delivered if where in order]

@@ -22,8 +22,8 @@ from pathlib import Path
 from confluent_kafka import Consumer, TopicPartition
 from torch.utils.data import DataLoader
 
-from kafkapipes import RangeParser, StreamingKafkaDataset, TrainingKafkaDataset
-from tests.faults.harness import CANARY, Outcome, _as_it_is, _Flat
+from kafkapipes import RangeParser, StreamingKafkaDataset
+from tests.faults.harness import CANARY, Outcome, _as_it_is, _Flat, dataset_of
 
 
 class Terminated(Exception):
@@ -134,8 +134,7 @@ def handed_out(how: str, servers: str, text: str, options: dict) -> Iterator[lis
         return
     kind, workers = how.split("-")
     if kind == "dataset":
-        message = {"topic": text, "input_config": {"data_type": "bytes"}}
-        dataset = TrainingKafkaDataset(message, servers, "faults", **options)
+        dataset = dataset_of(servers, text, int(workers), options)
         loader = DataLoader(dataset, batch_size=None, num_workers=int(workers), collate_fn=_as_it_is)
         for row, value in enumerate(loader):
             yield [(dataset.coordinates(row), bytes(value))]

@@ -14,7 +14,19 @@ from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
 from kafkapipes import ConfigError, DataLossError, RangeError, StalledError
 from kafkapipes.kafka.config import ClientConfig
-from tests.faults.harness import BY_TURNS, LITTLE_AHEAD, Fired, Outcome, fault, ledger, read, record, records, vouched
+from tests.faults.harness import (
+    BY_TURNS,
+    LITTLE_AHEAD,
+    WORKERS,
+    Fired,
+    Outcome,
+    fault,
+    ledger,
+    read,
+    record,
+    records,
+    vouched,
+)
 
 pytestmark = pytest.mark.kafka
 LARGE = 50_000
@@ -288,7 +300,7 @@ def test_a_transaction_that_does_not_end_is_a_stall_where_it_begins(cluster, ora
 
 
 @pytest.mark.case(4)
-@pytest.mark.parametrize("way", BY_TURNS)
+@pytest.mark.parametrize("way", WORKERS)
 def test_several_workers_may_not_wait(cluster, oracle, unended, way, verdict):
     """Another worker's share may begin where the log does not reach yet."""
     verdict.has_fired(unstable(cluster, oracle, unended))

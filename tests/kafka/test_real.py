@@ -52,15 +52,17 @@ def test_the_seeds_call_gives_70000_samples_in_the_order_written(cluster):
     assert dataset.coordinates(69_999) == (mnist, 0, 139_999)
 
 
-def test_a_dataset_of_a_transactional_topic_has_exact_length_and_coordinates(cluster):
+@pytest.mark.parametrize("readers", [1, 2, 5, 12])
+def test_a_dataset_of_a_transactional_topic_has_exact_length_and_coordinates(cluster, readers):
     topic = cluster.new_topic()
     cluster.transaction(topic, records(0, 5), end="commit")  # 5: its marker
     cluster.transaction(topic, records(6, 9), end="abort")  # 9: its marker
     cluster.produce(topic, records(10, 12))
     message = {"topic": f"{topic}:0:0:12", "input_config": {"data_type": "uint8", "label_type": "uint8"}}
-    dataset = TrainingKafkaDataset(message, cluster.bootstrap_servers, "sink")
+    dataset = TrainingKafkaDataset(message, cluster.bootstrap_servers, "sink", readers=readers)
 
-    assert dataset.labels.tolist() == [0, 1, 2, 3, 4, 10, 11]
+    assert dataset.labels.tolist() == dataset.values.flatten().tolist() == [0, 1, 2, 3, 4, 10, 11]
+    assert dataset.report[0].gaps == 5
     assert [dataset.coordinates(index)[2] for index in (4, 5, 6)] == [4, 10, 11]
     assert dataset.values.untyped_storage().nbytes() == 7
 
@@ -74,6 +76,22 @@ def test_null_keys_tombstones_and_headers_come_as_they_were_written(cluster):
 
     assert (list(batch.values), list(batch.keys)) == ([b"a", None, b""], [None, b"k", b""])
     assert batch.headers == [[("h", b"1"), ("h", None)], [], []]
+
+
+def test_a_large_range_is_read_by_several_readers_into_the_rows_of_one_tensor(cluster):
+    topic = cluster.new_topic()
+    numbers = np.arange(450_000, dtype=np.uint32)
+    cluster.produce(topic, ((number.tobytes(), bytes([number % 251])) for number in numbers))
+    config = {"data_type": "uint32", "label_type": "uint8"}
+    message = {"topic": f"{topic}:0:0:450000", "input_config": config}
+
+    for readers in (None, 3):
+        dataset = TrainingKafkaDataset(message, cluster.bootstrap_servers, "g", readers=readers)
+
+        assert np.array_equal(dataset.values.numpy().ravel(), numbers)
+        assert np.array_equal(dataset.labels.numpy(), numbers % 251)
+        assert dataset.coordinates(300_001) == (topic, 0, 300_001)
+        assert (dataset.report.delivered, dataset.report[0].finished) == (450_000, True)
 
 
 @pytest.mark.parametrize("compression", ["gzip", "snappy", "lz4", "zstd"])

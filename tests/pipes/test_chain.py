@@ -1,14 +1,17 @@
 """The five pipes together, on the embedded broker."""
 
 import os
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from confluent_kafka import KafkaError, KafkaException
 from torch.utils.data import DataLoader, IterDataPipe, functional_datapipe
 
 from kafkapipes import (
+    AuthorizationError,
     ConfigError,
     ConnectError,
     DataLossError,
@@ -20,6 +23,7 @@ from kafkapipes import (
     TopicError,
     format_ranges,
 )
+from kafkapipes.kafka.fetcher import Fetcher
 
 RECORDS = 240  # divides into shares of 1, 2 and 3 workers, and does not into batches of 7
 
@@ -53,10 +57,10 @@ def clicks(embedded):
     return embedded
 
 
-def chain(servers, text="clicks:*:earliest:latest", batch_records=5000):
+def chain(servers, text="clicks:*:earliest:latest", batch_records=5000, readers=1):
     return (
         RangeParser(text)
-        .read_partitions(servers, batch_records=batch_records)
+        .read_partitions(servers, batch_records=batch_records, readers=readers)
         .decode_bytes("float32", "uint8")
         .reshape_arrays("5 5")
         .transform_samples(label_transform=int)
@@ -316,3 +320,57 @@ def test_a_short_log_can_be_read_to_its_end(clicks):
 def test_a_senseless_option_is_refused_at_construction(options):
     with pytest.raises(ConfigError, match=next(iter(options))):
         RangeParser("clicks:0:0:1").read_partitions("127.0.0.1:1", **options)
+
+
+@pytest.mark.parametrize("readers", [2, 3, 100])
+def test_readers_side_by_side_give_each_record_once_and_each_ranges_account(clicks, readers):
+    text = "clicks:1:2:30,clicks:0:0:0,clicks:0:0:50"
+    reader = RangeParser(text).read_partitions(clicks.bootstrap_servers, batch_records=4, readers=readers)
+
+    offsets = [(batch.partition, offset) for batch in reader for offset in batch.offsets.tolist()]
+
+    assert sorted(offsets) == [*((0, offset) for offset in range(50)), *((1, offset) for offset in range(2, 30))]
+    assert offsets[0] == (1, 2)
+    assert [(account.delivered, account.finished) for account in reader.report] == [(28, True), (0, True), (50, True)]
+    assert {account.client for account in reader.report if account.delivered} <= {"native", "python"}
+
+
+def test_a_range_that_is_too_short_for_several_readers_has_its_account(clicks):
+    reader = RangeParser("clicks:0:7:8").read_partitions(clicks.bootstrap_servers, readers=3)
+
+    assert [batch.offsets.tolist() for batch in reader] == [[7]]
+    assert (reader.report[0].delivered, reader.report[0].finished) == (1, True)
+
+
+def test_readers_side_by_side_in_workers_give_each_record_once(clicks):
+    loader = DataLoader(chain(clicks.bootstrap_servers, batch_records=9, readers=2), batch_size=7, num_workers=2)
+
+    assert sorted(int(value[0, 0]) for values, _ in loader for value in values) == list(range(RECORDS))
+
+
+def test_what_ends_one_of_several_readers_ends_the_read(clicks, monkeypatch):
+    original = Fetcher._next_batch
+
+    def next_batch(self, wanted, progress):
+        if progress.account.range.partition == 1:
+            raise KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
+        return original(self, wanted, progress)
+
+    monkeypatch.setattr(Fetcher, "_next_batch", next_batch)
+    reader = RangeParser("clicks:*:earliest:latest").read_partitions(clicks.bootstrap_servers, readers=3)
+
+    with pytest.raises(AuthorizationError, match="reading clicks:1:"):
+        list(reader)
+    assert not [thread.name for thread in threading.enumerate() if thread.name == "kafkapipes-ahead"]
+
+
+def test_who_stops_amid_a_read_of_several_readers_leaves_no_thread(clicks):
+    reader = RangeParser("clicks:*:earliest:latest").read_partitions(
+        clicks.bootstrap_servers, batch_records=1, readers=3
+    )
+    batches = iter(reader)
+    next(batches)
+    batches.close()
+
+    assert not [thread.name for thread in threading.enumerate() if thread.name == "kafkapipes-ahead"]
+    assert reader.report[0].finished is False

@@ -381,13 +381,15 @@ def _least_bytes(layout: RawFormat) -> int:
 
 
 def readers_for(offsets: int, sample_bytes: int, processors: int) -> int:
-    """How many readers side by side pay off: one for each 200,000 offsets or 64 MiB, up to the processors and 4.
+    """How many readers side by side pay off: one for each 200,000 offsets or 64 MiB, up to 4.
+
+    Nor more than the processors and one: while one waits for its broker, another can use its processor.
 
     >>> readers_for(10**6, 100, 2), readers_for(10**6, 100, 16), readers_for(10, 100, 16), readers_for(2000, 10**5, 16)
-    (2, 4, 1, 2)
+    (3, 4, 1, 2)
     """
     paying = max(offsets // _OFFSETS_A_READER, offsets * sample_bytes // _BYTES_A_READER)
-    return max(1, min(paying, processors, _MOST_READERS))
+    return max(1, min(paying, processors + 1, _MOST_READERS))
 
 
 def _processors() -> int:

@@ -111,10 +111,10 @@ def test_the_first_record_tells_the_size_however_many_read(embedded, readers):
 
 
 def readers_of(kafka, monkeypatch, config=CONFIG, **options):
-    """How many clients a dataset of 50 records is read by where 10 offsets pay for a reader, with 3 processors."""
+    """How many clients a dataset of 50 records is read by where 10 offsets pay for a reader, with 2 processors."""
     opened = []
     monkeypatch.setattr(dataset_module, "_OFFSETS_A_READER", 10)
-    monkeypatch.setattr(dataset_module, "_processors", lambda: 3)
+    monkeypatch.setattr(dataset_module, "_processors", lambda: 2)
     monkeypatch.setattr(fetcher, "open_client", lambda *args, **named: opened.append(1) or open_client(*args, **named))
     make(kafka, "clicks:0:0:50", config, **options)
     return len(opened)

@@ -15,7 +15,8 @@ flags=(-g -O1 -fno-omit-frame-pointer)
 gcc -shared -fPIC "${flags[@]}" -DPy_LIMITED_API=0x030B0000 -I"$include" kafkapipes/kafka/_native.c \
     -o kafkapipes/kafka/_native.abi3.so -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers -Wno-cast-function-type
 export PYTHONMALLOC=malloc KAFKAPIPES_CLIENT=native PYTHONFAULTHANDLER=1
-tests=(tests/kafka/test_native.py tests/kafka/test_client.py tests/kafka/test_fetcher.py)
+tests=(tests/kafka/test_native.py tests/kafka/test_client.py tests/kafka/test_fetcher.py
+    tests/test_dataset.py::test_samples_do_not_depend_on_the_number_of_readers)
 pytest=(python -m pytest -q -p no:cacheprovider --timeout 1800)
 case $kind in
     address)

@@ -189,6 +189,7 @@ class LogReader:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, *_: object) -> None:
+        self._client().poll(0)  # what it has logged meanwhile is passed on
         last_reference, self._admin = [self._admin], None
         if exc is not None:
             traceback.clear_frames(exc.__traceback__)  # the calls that it left hold the client as well

@@ -45,9 +45,9 @@ C
         LD_PRELOAD="$(gcc -print-file-name=libtsan.so) $work/threads.so" setarch -R "${pytest[@]}" "${tests[@]}"
         ;;
     valgrind)
-        valgrind --quiet --error-exitcode=67 --undef-value-errors=no --trace-children=no --log-file="$work/log" \
+        valgrind --quiet --undef-value-errors=no --trace-children=no --log-file="$work/log" \
             "${pytest[@]}" tests/kafka/test_native.py -k "not interpreter and not memory"
-        ! grep -n _native "$work/log"
+        ! grep -n _native "$work/log" # what it finds elsewhere is not looked at
         ;;
     *)
         echo "address, thread or valgrind, not $kind" >&2

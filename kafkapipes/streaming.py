@@ -505,13 +505,18 @@ def _partition(item: OffsetRange) -> tuple[str, int]:
 
 def _block_for(decoder: RawDecoder, plan: ReadReport, window_blocks: int | None) -> int:
     """Offsets a block: about BLOCK_BYTES; for a shuffle few enough that each of the windows has blocks to mix."""
-    kinds = [kind for kind in (decoder.data, decoder.label) if kind is not None]
-    size = sum(map(least_bytes, kinds)) if all(getattr(kind, "elements", None) for kind in kinds) else UNDECLARED_BYTES
-    block = max(1, min(BLOCK_BYTES // size, BLOCK_RECORDS))
+    block = max(1, min(BLOCK_BYTES // _sample_bytes(decoder), BLOCK_RECORDS))
     if window_blocks is None:
         return block
     total = sum(account.end - account.start for account in plan)
     return max(1, min(block, -(-total // (LANES * window_blocks))))
+
+
+def _sample_bytes(decoder: RawDecoder) -> int:
+    """About how large a sample is; a label whose size is not declared is taken for a single number."""
+    if not getattr(decoder.data, "elements", None):
+        return UNDECLARED_BYTES
+    return sum(least_bytes(kind) for kind in (decoder.data, decoder.label) if kind is not None)
 
 
 def _check_end(

@@ -5,10 +5,11 @@ again gives the same.
 """
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import accumulate, chain, islice
 from typing import Protocol
 
 import numpy as np
@@ -53,40 +54,53 @@ class Cycle:
         self.items = len(sizes)
         self.places = places
         self.rows = rows
-        self._edges = np.concatenate([[0], np.cumsum(sizes)]).tolist()
+        self._edges = np.concatenate([[0], np.cumsum(sizes)])
         self._parts = parts
-        self._taken = 0
+        self._begins = list(accumulate(map(len, parts), initial=0))  # rows
+        self._items = self._all_items()
 
     def take(self) -> tuple[ArrayBatch, np.ndarray] | None:
         """The samples of the next item, and their places; None where its places hold none."""
-        begin, end = self._edges[self._taken : self._taken + 2]
-        self._taken += 1
-        rows, places = self.rows[begin:end], self.places[begin:end]
-        if (rows == NO_RECORD).any():
-            rows, places = rows[rows != NO_RECORD], places[rows != NO_RECORD]
-        if not len(rows):
-            return None
-        first, last = int(rows[0]), int(rows[-1])
-        if last - first == len(rows) - 1 and (np.diff(rows) == 1).all():
-            return self._between(first, last + 1), places
-        samples = self.samples
-        assert samples is not None  # it has rows
-        return samples.select(rows), places
+        return next(self._items)
 
     @property
     def samples(self) -> ArrayBatch | None:
         """All samples, by place; None where there are none."""
         if len(self._parts) > 1:
             self._parts = [joined(self._parts)]
+            self._begins = [0, len(self._parts[0])]
         return self._parts[0] if self._parts else None
+
+    def _all_items(self) -> Iterator[tuple[ArrayBatch, np.ndarray] | None]:
+        full, straight = self._kinds()
+        edges, firsts = self._edges.tolist(), self.rows[self._edges[:-1]].tolist()
+        for begin, end, first, is_full, is_straight in zip(edges, edges[1:], firsts, full, straight, strict=False):
+            rows, places = self.rows[begin:end], self.places[begin:end]
+            if is_straight:
+                yield self._between(first, first + end - begin), places
+                continue
+            if not is_full:
+                rows, places = rows[rows != NO_RECORD], places[rows != NO_RECORD]
+            samples = self.samples if len(rows) else None
+            yield None if samples is None else (samples.select(rows), places)
+
+    def _kinds(self) -> tuple[list[bool], list[bool]]:
+        """Of each item, whether every place holds a record, and whether these follow one another: of all at once."""
+        starts, ends = self._edges[:-1], self._edges[1:]
+        is_hole = self.rows == NO_RECORD
+        breaks = np.append(self.rows[1:] != self.rows[:-1] + 1, False)
+        breaks[ends - 1] = False  # to the next item
+        holes, broken = np.logical_or.reduceat([is_hole, is_hole | breaks], starts, axis=1)
+        return (~holes).tolist(), (~broken).tolist()
 
     def _between(self, begin: int, end: int) -> ArrayBatch:
         """Consecutive samples: no copy, unless they came in several parts."""
-        found, start = [], 0
-        for part in self._parts:
-            if begin < start + len(part) and start < end:
-                found.append(part.between(max(begin - start, 0), min(end - start, len(part))))
-            start += len(part)
+        number = bisect_right(self._begins, begin) - 1
+        found = []
+        while begin < end:
+            start, stop = self._begins[number], min(self._begins[number + 1], end)
+            found.append(self._parts[number].between(begin - start, stop - start))
+            begin, number = stop, number + 1
         return joined(found)
 
 

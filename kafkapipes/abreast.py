@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
-from kafkapipes.ahead import Ahead
+from kafkapipes.ahead import Ahead, end_all
 
 Work = TypeVar("Work")
 Item = TypeVar("Item")
@@ -65,8 +65,7 @@ class Abreast(Generic[Work, Item]):
 
     def close(self) -> None:
         """End the threads."""
-        for thread in self._threads:
-            thread.close()
+        end_all(self._threads)
 
 
 class Shared(Generic[Item]):

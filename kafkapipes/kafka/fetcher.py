@@ -49,8 +49,8 @@ class Fetcher:
     Args:
         destination: where the bytes of records are written, if it has room for them
         readers: how many fetchers read side by side, and share the memory for what is fetched ahead
-        piece_bytes: about how many bytes a range has, where each lies elsewhere; None: as many as it likes
         given_up: asked now and then whether nobody wants the records any more: the read ends then
+        piece_bytes: about how many bytes are read from one place before another; None: ranges as a whole
     """
 
     def __init__(

@@ -112,11 +112,16 @@ def side_by_side(makes: Sequence[Make[Item]], limit: int) -> Iterator[Item]:
                 else:
                     running.remove(ahead)
     finally:
-        for ahead in started:
-            ahead.stop()
-        deadline = time.monotonic() + _END_S
-        for ahead in started:
-            ahead.end(deadline - time.monotonic())
+        end_all(started)
+
+
+def end_all(several: Sequence[Ahead[Item]]) -> None:
+    """Close several at once: all of them together have the time that one has to end."""
+    for ahead in several:
+        ahead.stop()
+    deadline = time.monotonic() + _END_S
+    for ahead in several:
+        ahead.end(deadline - time.monotonic())
 
 
 def _any_ready(several: list[Ahead[Item]]) -> bool:

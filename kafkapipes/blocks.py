@@ -47,7 +47,7 @@ def shuffled(count: int, *key: int) -> np.ndarray:
     for part in key:
         state = int(_mixed(np.array([(state ^ (part & _MASK)) + _GOLDEN & _MASK], np.uint64))[0])
     numbers = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(state)
-    return np.argsort(_mixed(numbers), kind="stable")
+    return np.argsort(_mixed(numbers))  # of which no two are the same, so that any way of sorting gives one order
 
 
 def _mixed(numbers: np.ndarray) -> np.ndarray:

@@ -19,6 +19,8 @@ from kafkapipes.ranges import OffsetRange
 from kafkapipes.report import RangeReport, ReadReport
 from kafkapipes.windows import NO_RECORD, Connect, Cycle, WindowReader
 
+READERS = 3  # of a shuffle: while one takes in a block, the others wait for theirs
+
 
 @dataclass(frozen=True)
 class BoundedStream:
@@ -144,7 +146,8 @@ class BoundedPass(Iterator[Any]):
     def _read(self, deal: Deal, report: ReadReport, done: int) -> Generator[Cycle, None, None]:
         """The cycles behind the first `done` items, read ahead."""
         stream = self._stream
-        reader = WindowReader(stream.connect, report, self._places, deal, self._share, stream.decoding)
+        readers = READERS if stream.prefetch else 1
+        reader = WindowReader(stream.connect, report, self._places, deal, self._share, stream.decoding, readers)
         if not stream.prefetch:
             yield from reader.read(done)
             return

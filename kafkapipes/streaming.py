@@ -246,6 +246,7 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
         block = block_records or _block_for(self._decoding.decoder, self._planned, window_blocks if shuffle else None)
         block = 1 if self._waits else block  # what is in a block that is not there yet would wait for the rest of it
         self._order = Order(block, batch_size, window_blocks, seed if shuffle else None, equal_ranks, max_records)
+        self._piece_bytes = block * _sample_bytes(self._decoding.decoder) if shuffle else None
         self._stripe = block_records or batch_size or STRIPE
         self._prefetch = prefetch_blocks * block
         self._ends_live: dict[str, Any] = {
@@ -418,7 +419,7 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
             stable={_partition(account.range): account.stable for account in self._planned},
             loss="" if self._rest else self._loss,
             any_block=self._any_block,
-            connect=partial(Fetcher, self._client, **self._fetching),
+            connect=partial(Fetcher, self._client, **self._fetching, piece_bytes=self._piece_bytes),
             decoding=self._decoding,
             making=self._making,
             prefetch=self._prefetch,
@@ -505,13 +506,18 @@ def _partition(item: OffsetRange) -> tuple[str, int]:
 
 def _block_for(decoder: RawDecoder, plan: ReadReport, window_blocks: int | None) -> int:
     """Offsets a block: about BLOCK_BYTES; for a shuffle few enough that each of the windows has blocks to mix."""
-    kinds = [kind for kind in (decoder.data, decoder.label) if kind is not None]
-    size = sum(map(least_bytes, kinds)) if all(getattr(kind, "elements", None) for kind in kinds) else UNDECLARED_BYTES
-    block = max(1, min(BLOCK_BYTES // size, BLOCK_RECORDS))
+    block = max(1, min(BLOCK_BYTES // _sample_bytes(decoder), BLOCK_RECORDS))
     if window_blocks is None:
         return block
     total = sum(account.end - account.start for account in plan)
     return max(1, min(block, -(-total // (LANES * window_blocks))))
+
+
+def _sample_bytes(decoder: RawDecoder) -> int:
+    """About how large a sample is; a label whose size is not declared is taken for a single number."""
+    if not getattr(decoder.data, "elements", None):
+        return UNDECLARED_BYTES
+    return sum(least_bytes(kind) for kind in (decoder.data, decoder.label) if kind is not None)
 
 
 def _check_end(

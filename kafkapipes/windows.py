@@ -4,14 +4,17 @@ Places say what to read (`blocks.py`), a `Fetcher` reads it, the format decodes 
 again gives the same.
 """
 
+import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
-from itertools import chain, islice
+from dataclasses import dataclass, replace
+from itertools import accumulate, chain, islice
 from typing import Protocol
 
 import numpy as np
 
+from kafkapipes.abreast import Abreast, Shared
 from kafkapipes.arrays import ArrayBatch, builder_for, joined
 from kafkapipes.blocks import Blocks, Deal, Places, Share, Window
 from kafkapipes.decoding import Decoding, SampleDecoder
@@ -19,6 +22,7 @@ from kafkapipes.records import RecordBatch
 from kafkapipes.report import RangeReport, ReadReport
 
 NO_RECORD = -1  # the row of a place that holds none
+AHEAD_BLOCKS = 2  # that each of several readers is ahead, and what it fetches at once
 READ_THROUGH = 1000  # places between two that are wanted: so many are read and dropped, since to find one costs more
 _ANY_BYTES = 2**62  # of strings: their number is bounded, and room grows with them
 Part = tuple[np.ndarray, ArrayBatch]  # ascending places, and the sample at each
@@ -50,41 +54,86 @@ class Cycle:
         self.items = len(sizes)
         self.places = places
         self.rows = rows
-        self._edges = np.concatenate([[0], np.cumsum(sizes)]).tolist()
+        self._edges = np.concatenate([[0], np.cumsum(sizes)])
         self._parts = parts
-        self._taken = 0
+        self._begins = list(accumulate(map(len, parts), initial=0))  # rows
+        self._items = self._all_items()
 
     def take(self) -> tuple[ArrayBatch, np.ndarray] | None:
         """The samples of the next item, and their places; None where its places hold none."""
-        begin, end = self._edges[self._taken : self._taken + 2]
-        self._taken += 1
-        rows, places = self.rows[begin:end], self.places[begin:end]
-        if (rows == NO_RECORD).any():
-            rows, places = rows[rows != NO_RECORD], places[rows != NO_RECORD]
-        if not len(rows):
-            return None
-        first, last = int(rows[0]), int(rows[-1])
-        if last - first == len(rows) - 1 and (np.diff(rows) == 1).all():
-            return self._between(first, last + 1), places
-        samples = self.samples
-        assert samples is not None  # it has rows
-        return samples.select(rows), places
+        return next(self._items)
 
     @property
     def samples(self) -> ArrayBatch | None:
         """All samples, by place; None where there are none."""
         if len(self._parts) > 1:
             self._parts = [joined(self._parts)]
+            self._begins = [0, len(self._parts[0])]
         return self._parts[0] if self._parts else None
+
+    def _all_items(self) -> Iterator[tuple[ArrayBatch, np.ndarray] | None]:
+        full, straight = self._kinds()
+        edges, firsts = self._edges.tolist(), self.rows[self._edges[:-1]].tolist()
+        for begin, end, first, is_full, is_straight in zip(edges, edges[1:], firsts, full, straight, strict=False):
+            rows, places = self.rows[begin:end], self.places[begin:end]
+            if is_straight:
+                yield self._between(first, first + end - begin), places
+                continue
+            if not is_full:
+                rows, places = rows[rows != NO_RECORD], places[rows != NO_RECORD]
+            samples = self.samples if len(rows) else None
+            yield None if samples is None else (samples.select(rows), places)
+
+    def _kinds(self) -> tuple[list[bool], list[bool]]:
+        """Of each item, whether every place holds a record, and whether these follow one another: of all at once."""
+        starts, ends = self._edges[:-1], self._edges[1:]
+        is_hole = self.rows == NO_RECORD
+        breaks = np.append(self.rows[1:] != self.rows[:-1] + 1, False)
+        breaks[ends - 1] = False  # to the next item
+        holes, broken = np.logical_or.reduceat([is_hole, is_hole | breaks], starts, axis=1)
+        return (~holes).tolist(), (~broken).tolist()
 
     def _between(self, begin: int, end: int) -> ArrayBatch:
         """Consecutive samples: no copy, unless they came in several parts."""
-        found, start = [], 0
-        for part in self._parts:
-            if begin < start + len(part) and start < end:
-                found.append(part.between(max(begin - start, 0), min(end - start, len(part))))
-            start += len(part)
+        number = bisect_right(self._begins, begin) - 1
+        found = []
+        while begin < end:
+            start, stop = self._begins[number], min(self._begins[number + 1], end)
+            found.append(self._parts[number].between(begin - start, stop - start))
+            begin, number = stop, number + 1
         return joined(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is read for a cycle of windows.
+
+    Attributes:
+        sizes: int64, how many places each item has
+        wanted: int64, those of all items, item after item
+        runs: the same ascending, parted: each is one read
+    """
+
+    sizes: np.ndarray
+    wanted: np.ndarray
+    runs: list[np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A step of a read: records that came, or the end of a piece.
+
+    Attributes:
+        source: which range
+        batch: the records; None at the end
+        account: of this step alone; the batch has the same
+        offsets: wanted offsets that it has covered
+    """
+
+    source: int
+    batch: RecordBatch | None
+    account: RangeReport
+    offsets: int
 
 
 class WindowReader:
@@ -97,10 +146,18 @@ class WindowReader:
         deal: the part of this worker's rank
         share: which worker this is
         decoding: how records become samples
+        readers: how many read the blocks of a shuffle side by side, each in a thread of its own; 1: this thread alone
     """
 
     def __init__(
-        self, connect: Connect, accounts: ReadReport, places: Places, deal: Deal, share: Share, decoding: Decoding
+        self,
+        connect: Connect,
+        accounts: ReadReport,
+        places: Places,
+        deal: Deal,
+        share: Share,
+        decoding: Decoding,
+        readers: int = 1,
     ) -> None:
         self._connect = connect
         self._accounts = accounts
@@ -108,6 +165,7 @@ class WindowReader:
         self._deal = deal
         self._share = share
         self._decode = SampleDecoder(decoding)
+        self._readers = readers if deal.key is not None else 1
         straight = deal.key is None and share.workers == 1 and isinstance(deal.course, Blocks)
         self._horizon = min(deal.first + deal.size, deal.course.total) if straight else 0
         self._open = (0, 0)  # places that the open stream has yet to give
@@ -121,20 +179,44 @@ class WindowReader:
             KafkaPipesError: what `Fetcher.fetch` and the policies say.
         """
         cycles = self._deal.cycles(self._share.worker, self._share.workers, done)
-        for first in islice(cycles, 1):
+        loads = (self._planned(windows, done) for windows in cycles)
+        return self._read_alone(loads) if self._readers == 1 else self._read_abreast(loads)
+
+    def _read_alone(self, loads: Iterator[Load]) -> Iterator[Cycle]:
+        for first in islice(loads, 1):
             with self._connect() as fetcher:
-                for windows in chain([first], cycles):
-                    yield self._load(fetcher, windows, done)
+                for load in chain([first], loads):
+                    yield _cycle(load, (part for run in load.runs for part in self._take(fetcher, run)), self._deal)
                 fetcher.confirm()
 
-    def _load(self, fetcher: Fetches, windows: list[Window], done: int) -> Cycle:
+    def _read_abreast(self, loads: Iterator[Load]) -> Iterator[Cycle]:
+        """The same by several readers: to find a block takes longer than to read it, and they all wait at once."""
+        shared = Shared(loads, self._readers + 1)
+        runs = ((run for load in shared.taken_by(number) for run in load.runs) for number in range(self._readers))
+        works = (islice(every, number, None, self._readers) for number, every in enumerate(runs))
+        abreast = Abreast(self._readings_of, works, weigh=_weight, limit=AHEAD_BLOCKS * self._deal.block)
+        try:
+            for load in shared.taken_by(self._readers):
+                parts = (part for _ in load.runs for part in self._samples(abreast.following()))
+                yield _cycle(load, parts, self._deal)
+            abreast.finish()
+        finally:
+            abreast.close()
+
+    def _readings_of(self, runs: Iterator[np.ndarray]) -> Iterator[Reading | None]:
+        """What one of several readers makes of its runs."""
+        for first in islice(runs, 1):
+            with self._connect() as fetcher:
+                for run in chain([first], runs):
+                    yield from self._readings(fetcher, *_span(run))
+                    yield None
+                fetcher.confirm()
+
+    def _planned(self, windows: list[Window], done: int) -> Load:
         sizes, wanted, whole = self._wanted(windows, done)
         # Whole windows are nobody else's, and blocks apart: all between them would be read for nothing.
         apart = whole and not self._deal.course.depth
-        runs = _runs(np.sort(wanted), 0 if apart else min(READ_THROUGH, self._deal.block - 1))
-        parts = (part for run in runs for part in self._take(fetcher, run))
-        found, samples = _kept(parts) if self._deal.key is None else _copied(parts, len(wanted))
-        return Cycle(sizes, wanted, _rows(found, wanted), samples)
+        return Load(sizes, wanted, _runs(np.sort(wanted), 0 if apart else min(READ_THROUGH, self._deal.block - 1)))
 
     def _wanted(self, windows: list[Window], done: int) -> tuple[np.ndarray, np.ndarray, bool]:
         """Of the items to be read, by number: how many places each has, which, and whether these are whole windows."""
@@ -155,11 +237,10 @@ class WindowReader:
 
     def _take(self, fetcher: Fetches, run: np.ndarray) -> Iterator[Part]:
         """The samples at ascending places, from the open stream if it stands there."""
-        start, stop = int(run[0]), int(run[-1]) + 1
-        sparse = len(run) < stop - start
-        if sparse or self._open[0] != start or self._open[1] < stop:
-            self._open = (start, stop if sparse else max(stop, self._horizon))
-            self._stream, self._kept = self._records(fetcher, *self._open, run if sparse else None), []
+        start, stop, sparse = _span(run)
+        if sparse is not None or self._open[0] != start or self._open[1] < stop:
+            self._open = (start, stop if sparse is not None else max(stop, self._horizon))
+            self._stream, self._kept = self._samples(self._readings(fetcher, *self._open, sparse)), []
         for where, samples in chain(self._kept, self._stream):
             end = int(np.searchsorted(where, stop))
             self._kept = [(where[end:], samples.between(end, len(where)))] if end < len(where) else []
@@ -169,30 +250,62 @@ class WindowReader:
                 break
         self._open = (stop, self._open[1])
 
-    def _records(self, fetcher: Fetches, start: int, stop: int, wanted: np.ndarray | None) -> Iterator[Part]:
-        """The samples at the places from `start` to `stop`, of which only some may be wanted."""
+    def _readings(self, fetcher: Fetches, start: int, stop: int, wanted: np.ndarray | None) -> Iterator[Reading]:
+        """What lies at the places from `start` to `stop`, of which only some may be wanted; touches no account."""
         for source, first, end in self._places.pieces(start, stop):
-            account = self._accounts[source]
-            part = account.part(replace(account.range, start=first, end=end))
+            whole = self._accounts[source]
+            piece = whole.part(replace(whole.range, start=first, end=end))
+            for batch in fetcher.fetch(piece):
+                following = int(batch.offsets[-1]) + 1
+                if wanted is not None:
+                    batch = _only(batch, self._places.of(source, batch.offsets), wanted)
+                step = _moved(piece)
+                yield Reading(source, replace(batch, account=step), step, self._count(source, first, following, wanted))
+                first = following
+            yield Reading(source, None, _moved(piece), self._count(source, first, end, wanted))
+
+    def _samples(self, readings: Iterator[Reading]) -> Iterator[Part]:
+        """The samples in the records, which are counted."""
+        began = time.monotonic()
+        for reading in readings:
+            whole, offsets = self._accounts[reading.source], 0
             try:
-                for batch in fetcher.fetch(part):
-                    following = int(batch.offsets[-1]) + 1
-                    if wanted is not None:
-                        batch = _only(batch, self._places.of(source, batch.offsets), wanted)
-                    samples = self._decode(batch)
-                    account.add(part, self._count(source, first, following, wanted))
-                    first = following
-                    if len(samples):
-                        yield self._places.of(source, samples.offsets), samples
+                samples = None if reading.batch is None else self._decode(reading.batch)
+                offsets = reading.offsets
             finally:
-                account.add(part, self._count(source, first, end if part.finished else first, wanted))
-                account.seconds += part.seconds
+                whole.add(reading.account, offsets)
+            now = time.monotonic()
+            whole.seconds, began = whole.seconds + now - began, now
+            if samples is not None and len(samples):
+                yield self._places.of(reading.source, samples.offsets), samples
 
     def _count(self, source: int, first: int, end: int, wanted: np.ndarray | None) -> int:
         """How many of some offsets are wanted."""
         if wanted is None:
             return end - first
         return int(np.diff(np.searchsorted(wanted, self._places.of(source, np.array([first, end]))))[0])
+
+
+def _cycle(load: Load, parts: Iterator[Part], deal: Deal) -> Cycle:
+    found, samples = _kept(parts) if deal.key is None else _copied(parts, len(load.wanted))
+    return Cycle(load.sizes, load.wanted, _rows(found, load.wanted), samples)
+
+
+def _span(run: np.ndarray) -> tuple[int, int, np.ndarray | None]:
+    """Where ascending places begin and end, and which they are where not all between are."""
+    start, stop = int(run[0]), int(run[-1]) + 1
+    return start, stop, run if len(run) < stop - start else None
+
+
+def _moved(account: RangeReport) -> RangeReport:
+    """What a piece has counted since it was asked last, as an account of its own."""
+    step = account.part(account.range)
+    step.add(account, 0)
+    return step
+
+
+def _weight(reading: Reading) -> int:
+    return 0 if reading.batch is None else len(reading.batch)
 
 
 def _only(batch: RecordBatch, places: np.ndarray, wanted: np.ndarray) -> RecordBatch:
@@ -238,5 +351,9 @@ def _rows(found: list[np.ndarray], wanted: np.ndarray) -> np.ndarray:
     if not found:
         return np.full(len(wanted), NO_RECORD)
     places = np.concatenate(found)
-    rows = np.minimum(np.searchsorted(places, wanted), len(places) - 1)
-    return np.where(places[rows] == wanted, rows, NO_RECORD)
+    # By the first place of each run without a gap: these are few, and looked up many times faster than all places.
+    firsts = np.concatenate([[0], np.flatnonzero(np.diff(places) != 1) + 1])
+    ends = np.append(firsts[1:], len(places))
+    run = np.searchsorted(places[firsts], wanted, side="right") - 1  # -1 before the first, where no row fits
+    rows = wanted - places[firsts][run] + firsts[run]
+    return np.where((run >= 0) & (rows < ends[run]), rows, NO_RECORD)

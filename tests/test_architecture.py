@@ -10,7 +10,7 @@ import kafkapipes
 PACKAGE = Path(kafkapipes.__file__).parent
 LADDER = [
     "errors", "options", "memory", "ranges", "blocks", "report", "progress", "records", "dead_letters", "arrays",
-    "formats.raw", "formats", "decoding", "checkpoints", "following", "ahead", "control", "kafka.addresses",
+    "formats.raw", "formats", "decoding", "checkpoints", "following", "ahead", "abreast", "control", "kafka.addresses",
     "kafka.secrets", "kafka.config", "kafka.failures", "kafka.release", "kafka.offsets", "kafka.watch", "kafka.client",
     "kafka.native", "kafka.fetcher", "kafka.follower", "kafka.group", "kafka.sink", "kafka.dead_letter_topic",
     "windows", "pipes.parser", "pipes.reader", "pipes.decoder", "pipes.reshaper", "pipes.transformer", "order",

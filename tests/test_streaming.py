@@ -245,6 +245,20 @@ def test_samples_are_shared_out_to_workers_each_once(clicks, way, workers):
     assert sorted(flat(labels_of(loader))) == list(range(RECORDS))
 
 
+@pytest.mark.parametrize(
+    ("layout", "records"),
+    [
+        ({"data_type": "uint8", "data_reshape": "100", "label_type": "uint8"}, 2**20 // 101),
+        ({"data_type": "uint8", "data_reshape": "100", "label_type": "float32", "label_reshape": "3"}, 2**20 // 112),
+        ({"data_type": "float32", "data_reshape": "28 28"}, 2**20 // 3136),
+        ({"data_type": "float32", "label_type": "uint8"}, 1024),
+        ({"data_type": "uint8", "data_reshape": "1", "label_type": "uint8"}, 16_384),
+    ],
+)
+def test_a_block_has_a_megabyte_where_the_size_of_a_value_is_declared(clicks, layout, records):
+    assert iter(make(clicks, layout=layout)).state_dict()["order"]["block"] == records
+
+
 def test_epochs_differ_in_order_and_come_again_by_their_number(clicks):
     stream = make(clicks, batch_size=16, shuffle=True)
     first = labels_of(stream)

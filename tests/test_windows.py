@@ -56,11 +56,11 @@ class Log:
         account.finished = True
 
 
-def reader(log, ranges, order, share=None, cuts=(), decoding=NUMBERS):
+def reader(log, ranges, order, share=None, cuts=(), decoding=NUMBERS, readers=1):
     share, places = share or Share(), Places(ranges)
     deal = order.deal(order.course(places.total, 0, cuts), 0, share)
     accounts = ReadReport(RangeReport(item, item.start, item.end) for item in ranges)
-    return WindowReader(log.connect, accounts, places, deal, share, decoding), accounts, deal
+    return WindowReader(log.connect, accounts, places, deal, share, decoding, readers), accounts, deal
 
 
 def items_of(made, done=0):
@@ -102,10 +102,11 @@ RANGES = [OffsetRange("t", 0, 100, 160), OffsetRange("t", 1, 5, 5), OffsetRange(
     st.integers(1, 60),
     st.integers(0, 12),
     st.booleans(),
+    st.sampled_from([1, 1, 2, 3]),
 )
-def test_each_item_holds_the_records_of_its_places_in_their_order(order, share, gaps, batch, done, cut):
+def test_each_item_holds_the_records_of_its_places_in_their_order(order, share, gaps, batch, done, cut, readers):
     cuts = (Cut(((3, 2), (1, 0))),) if cut else ()
-    made, _, deal = reader(Log(RANGES, gaps, batch), RANGES, order, share, cuts)
+    made, _, deal = reader(Log(RANGES, gaps, batch), RANGES, order, share, cuts, readers=readers)
 
     assert items_of(made, done) == expected(deal, share, gaps, done)
 
@@ -138,12 +139,13 @@ def test_nothing_is_connected_to_where_nothing_is_left():
     assert log.opened == 0
 
 
+@pytest.mark.parametrize("readers", [1, 3])
 @pytest.mark.parametrize("workers", [1, 2, 3, 4, 6, 12])
-def test_workers_of_a_shuffle_fetch_each_offset_once_together(workers):
+def test_workers_of_a_shuffle_fetch_each_offset_once_together(workers, readers):
     ranges = [OffsetRange("t", 0, 0, 5000)]
     log = Log(ranges, batch=1000)
     for worker in range(workers):
-        items_of(reader(log, ranges, Order(20, 16, 3, seed=1), Share(0, 1, worker, workers))[0])
+        items_of(reader(log, ranges, Order(20, 16, 3, seed=1), Share(0, 1, worker, workers), readers=readers)[0])
 
     fetched = np.concatenate([np.arange(item.start, item.end) for item in log.fetched])
     assert sorted(fetched.tolist()) == list(range(5000))
@@ -159,6 +161,28 @@ def test_a_shuffle_that_goes_on_fetches_no_more_than_what_it_mixes():
         next(made.read(done))
 
         assert sum(map(len, log.fetched)) <= held
+
+
+def test_several_readers_of_a_shuffle_are_opened_as_far_as_there_is_something_to_read_and_each_confirms():
+    for end, opened in ((0, 0), (20, 1), (5000, 3)):
+        ranges = [OffsetRange("t", 0, 0, end)]
+        log = Log(ranges, batch=1000)
+        items_of(reader(log, ranges, Order(20, 16, 3, seed=1), readers=3)[0])
+
+        assert (log.opened, log.confirmed) == (opened, opened)
+
+
+def test_an_error_of_one_of_several_readers_comes_where_it_would_of_one():
+    ranges = [OffsetRange("t", 0, 0, 5000)]
+    found = []
+    for readers in (1, 3):
+        log = Log(ranges, values=lambda place: b"short" if place in (2007, 4444) else np.int64(place).tobytes())
+        made, (account,), _ = reader(log, ranges, Order(20, 16, 3, seed=1), readers=readers)
+        with pytest.raises(DecodeError) as raised:
+            items_of(made)
+        found.append((str(raised.value), account.delivered))
+
+    assert found[0] == found[1]
 
 
 def test_what_lies_between_two_workers_items_is_not_fetched():
@@ -182,12 +206,13 @@ def test_the_report_counts_each_record_once_also_where_others_are_read_with_it()
     assert not account.finished
 
 
-def test_the_report_of_a_whole_read_adds_up():
-    ranges = [OffsetRange("t", 0, 0, 1000)]
-    made, (account,), _ = reader(Log(ranges, gaps={7, 8, 999}), ranges, Order(60, 10, 2, seed=1))
+@pytest.mark.parametrize("readers", [1, 3])
+def test_the_report_of_a_whole_read_adds_up(readers):
+    ranges = [OffsetRange("t", 0, 0, 10_000)]
+    made, (account,), _ = reader(Log(ranges, gaps={7, 8, 9999}), ranges, Order(60, 10, 2, seed=1), readers=readers)
     items_of(made)
 
-    assert (account.finished, account.delivered, account.gaps) == (True, 997, 3)
+    assert (account.finished, account.delivered, account.gaps) == (True, 9997, 3)
 
 
 def test_what_a_policy_leaves_out_is_like_a_gap_and_is_named_in_the_report():

@@ -57,10 +57,25 @@ _CONSUMER_ONLY = (
 )  # fmt: skip
 _CLEAR_MECHANISMS = ("plain", "oauthbearer")  # they send the password, or a token as good as one
 _CALLBACKS = ("error_cb", "oauth_cb", "stats_cb", "throttle_cb", "on_commit")  # called by the client, not for a value
+_LEAST_PIECE, _MOST_PIECE = 2**16, 2**24  # bytes
 _PROPERTY = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 client_logger = logging.getLogger("kafkapipes.client")  # librdkafka's own log lines go here,
 client_logger.addHandler(logging.NullHandler())  # and nowhere else unless the application asks for them
+
+
+def fetching_pieces(piece_bytes: int) -> dict[str, object]:
+    """Properties of a reader that is sent from place to place: what it has fetched behind a piece is thrown away.
+
+    One answer holds a piece and what its records take beside their bytes. The next is asked for when hardly any record
+    is left: it would be for nothing, and the next piece would have to wait for it.
+    """
+    piece = min(max(piece_bytes, _LEAST_PIECE), _MOST_PIECE)
+    return {
+        "max.partition.fetch.bytes": piece * 9 // 8,
+        "queued.max.messages.kbytes": piece // 1024,
+        "queued.min.messages": 300,
+    }
 
 
 class SecurityWarning(UserWarning):
@@ -93,12 +108,18 @@ class ClientConfig:
         self._check_forced(FORCED_CONSUMER)
         self._warn(self._properties)
 
-    def consumer(self, readers: int = 1) -> dict[str, object]:
-        """The properties of one of several range readers side by side, which share the bound on memory."""
+    def consumer(self, readers: int = 1, piece_bytes: int | None = None) -> dict[str, object]:
+        """The properties of a range reader.
+
+        Args:
+            readers: how many such read side by side, and share the bound on memory
+            piece_bytes: about how much it reads from one place before it is sent to another; None: whole ranges
+        """
         own = {"bootstrap.servers": self.servers, "group.id": self.group_id}
         queued = "queued.max.messages.kbytes"
         shared = {queued: int(str(SAFE_CONSUMER[queued])) // readers}
-        return {**SAFE_CONSUMER, **shared, **self._resolved(), **FORCED_CONSUMER, **own}
+        pieces = {} if piece_bytes is None else fetching_pieces(piece_bytes)
+        return {**SAFE_CONSUMER, **shared, **pieces, **self._resolved(), **FORCED_CONSUMER, **own}
 
     def admin(self, may_create: bool = False) -> dict[str, object]:
         """The properties of the client that asks about topics: the same, without what only a consumer knows."""

@@ -50,6 +50,7 @@ class Fetcher:
         destination: where the bytes of records are written, if it has room for them
         readers: how many fetchers read side by side, and share the memory for what is fetched ahead
         given_up: asked now and then whether nobody wants the records any more: the read ends then
+        piece_bytes: about how many bytes are read from one place before another; None: ranges as a whole
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Fetcher:
         destination: Destination | None = None,
         readers: int = 1,
         given_up: Callable[[], bool] = lambda: False,
+        piece_bytes: int | None = None,
     ) -> None:
         self._given_up = given_up
         self._config = config
@@ -77,7 +79,7 @@ class Fetcher:
         self._last_word: Word | None = None  # of the client, to act upon once the records before it are handed out
         self._watch = TopicWatch(config, stall_timeout_s)
         patience = {"socket.timeout.ms": fetch_ms(stall_timeout_s)}
-        properties = self._complaints.listening({**patience, **config.consumer(readers)})
+        properties = self._complaints.listening({**patience, **config.consumer(readers, piece_bytes)})
         # Its own word on how far it has come, where no record shows that; several within a stall's time.
         properties.setdefault("statistics.interval.ms", max(100, min(5000, int(stall_timeout_s * 250))))
         try:

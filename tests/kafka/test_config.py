@@ -239,6 +239,20 @@ def test_servers_may_be_a_list():
     assert ClientConfig(["a:1", " b:2"], "g").consumer()["bootstrap.servers"] == "a:1,b:2"
 
 
+@pytest.mark.parametrize(("piece", "answer"), [(1, 73_728), (2**20, 1_179_648), (2**40, 18_874_368)])
+def test_a_reader_of_pieces_fetches_no_more_than_one_ahead_unless_its_user_wants_it(piece, answer):
+    own = ClientConfig("a:1", "g").consumer(piece_bytes=piece)
+    users = ClientConfig("a:1", "g", {"max.partition.fetch.bytes": 7, "queued.min.messages": 8}).consumer(
+        piece_bytes=piece
+    )
+
+    assert own["max.partition.fetch.bytes"] == answer
+    assert own["queued.max.messages.kbytes"] == answer * 8 // 9 // 1024
+    assert own["check.crcs"] is True
+    assert (users["max.partition.fetch.bytes"], users["queued.min.messages"]) == (7, 8)
+    assert "max.partition.fetch.bytes" not in ClientConfig("a:1", "g").consumer()
+
+
 def test_the_callers_dictionary_is_neither_kept_nor_changed():
     properties = {"client.id": "a"}
     made = ClientConfig("b:9092", "g", properties)

@@ -17,6 +17,7 @@ from tests.bench.measure import OURS, Run, Session, Work
 from tests.bench.topics import LABELS, Topic
 
 CONSTRUCTOR, IN_ORDER, BUDGET = "TrainingKafkaDataset", "in order", "50 µs a batch"
+ONE_READER = "TrainingKafkaDataset, one reader"  # as a stream in order has
 BATCH = 256
 _BUDGET_S = 50e-6
 
@@ -28,7 +29,10 @@ def works(session: Session) -> Iterator[Work]:
     for topic in mains(session):
         name, facts = words(topic), asdict(topic)
         for batch in (BATCH, 4096):
-            ways = {OURS: stream(session, topic, batch), CONSTRUCTOR: session.read("kafkapipes", topic)}
+            ways = {
+                OURS: stream(session, topic, batch), CONSTRUCTOR: session.read("kafkapipes", topic),
+                ONE_READER: session.read("kafkapipes", topic, readers=1),
+            }  # fmt: skip
             yield Work("streaming", f"stream, {name}, batches of {batch}", ways, {CONSTRUCTOR: 0.9}, facts)
         ways = {OURS: stream(session, topic, BATCH, shuffle=True), IN_ORDER: stream(session, topic, BATCH)}
         yield Work("streaming", f"stream shuffled, {name}", ways, {IN_ORDER: 0.8}, facts)

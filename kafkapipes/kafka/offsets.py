@@ -178,6 +178,7 @@ class LogReader:
         self._deadline = time.monotonic() + connect_timeout_s
         self._complaints = Complaints(config)
         self._asked: dict[str, Future[Any]] = {}  # ahead, for identities of topics
+        self._known: set[str] = set()  # topics whose leaders the client has asked for
         patience = {"socket.timeout.ms": answer_ms(connect_timeout_s)}
         properties = self._complaints.listening({**patience, **config.admin(may_create)})
         try:
@@ -282,6 +283,7 @@ class LogReader:
 
         def ask(timeout_s: float) -> Any:
             found = self._client().list_topics(topic, timeout=timeout_s)
+            self._known.add(topic)
             error = found.topics[topic].error
             code = None if error is None else error.code()
             being_made = code == KafkaError.UNKNOWN_TOPIC_OR_PART and time.monotonic() < self._create_until
@@ -298,11 +300,14 @@ class LogReader:
         """
         answers: dict[Partition, Any] = {}
         asked: dict[Partition, Future[Any]] = {}
-        unanswered: set[str] = set()  # topics: the leader may be another by now, and the client looks only if told to
+        # Topics whose leader may be another by now, for which the client looks only if told to; and those whose leader
+        # it does not know yet: it would look by itself, but now and then after a pause of some seconds.
+        unanswered = {topic for topic, _ in partitions} - self._known
 
         def ask(timeout_s: float) -> dict[Partition, Any] | None:
             for topic in list(unanswered):
                 self._client().list_topics(topic, timeout=timeout_s)
+                self._known.add(topic)
                 unanswered.discard(topic)
             if missing := partitions - answers.keys() - asked.keys():
                 request = {TopicPartition(topic, partition): spec for topic, partition in missing}

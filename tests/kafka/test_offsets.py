@@ -142,6 +142,29 @@ def failed(code):
     return future
 
 
+def test_a_client_is_told_to_look_for_a_leader_before_it_is_first_asked_for_offsets(embedded, monkeypatch):
+    """Left to itself it takes, now and then, seconds to look."""
+    embedded.fill("clicks", [(b"a", None)])
+    asked = []
+
+    class Noting(AdminClient):
+        def list_topics(self, *args, **named):
+            found = super().list_topics(*args, **named)  # which may raise: not answered
+            asked.append("leaders")
+            return found
+
+        def list_offsets(self, *args, **named):
+            asked.append("offsets")
+            return super().list_offsets(*args, **named)
+
+    monkeypatch.setattr(offsets, "AdminClient", Noting)
+    with LogReader(ClientConfig(embedded.bootstrap_servers, "g"), 10) as reader:
+        assert reader.ends({("clicks", 0)})["clicks", 0][0] == 1
+        assert reader.logs({("clicks", 0)})["clicks", 0].high == 1
+
+    assert asked == ["leaders", "offsets", "offsets", "offsets", "offsets"]
+
+
 @pytest.mark.parametrize("early", [failed(KafkaError.UNKNOWN_TOPIC_OR_PART), failed(KafkaError._TRANSPORT), Future()])
 def test_an_identity_that_was_asked_for_too_early_is_asked_for_again(embedded, early, monkeypatch):
     """The topic may have been made since, or the connection not have been there yet."""

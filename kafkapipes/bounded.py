@@ -163,8 +163,7 @@ class BoundedPass(Iterator[Any]):
     def _batches(self, cycles: Iterator[Cycle]) -> Iterator[Any]:
         making = self._stream.making
         for cycle in cycles:
-            for _ in range(cycle.items):
-                taken = cycle.take()
+            for taken in cycle:
                 self._pass_one(taken is not None)
                 if taken is None and (self._share.workers == 1 or self._equal):
                     continue

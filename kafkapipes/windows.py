@@ -42,26 +42,21 @@ Connect = Callable[[], AbstractContextManager[Fetches]]
 
 
 class Cycle:
-    """The items of one worker in a cycle of windows, read: they are taken one after the other.
+    """The items of one worker in a cycle of windows, read. Iterating takes them one after the other, and holds nothing.
+
+    Of each there are its samples and their places; None where its places hold no record.
 
     Attributes:
-        items: how many
         places: int64, those of all items, item after item
         rows: int64, where among the samples that of each place is, or NO_RECORD
     """
 
     def __init__(self, sizes: np.ndarray, places: np.ndarray, rows: np.ndarray, parts: Sequence[ArrayBatch]) -> None:
-        self.items = len(sizes)
         self.places = places
         self.rows = rows
         self._edges = np.concatenate([[0], np.cumsum(sizes)])
         self._parts = parts
         self._begins = list(accumulate(map(len, parts), initial=0))  # rows
-        self._items = self._all_items()
-
-    def take(self) -> tuple[ArrayBatch, np.ndarray] | None:
-        """The samples of the next item, and their places; None where its places hold none."""
-        return next(self._items)
 
     @property
     def samples(self) -> ArrayBatch | None:
@@ -71,7 +66,7 @@ class Cycle:
             self._begins = [0, len(self._parts[0])]
         return self._parts[0] if self._parts else None
 
-    def _all_items(self) -> Iterator[tuple[ArrayBatch, np.ndarray] | None]:
+    def __iter__(self) -> Iterator[tuple[ArrayBatch, np.ndarray] | None]:
         full, straight = self._kinds()
         edges, firsts = self._edges.tolist(), self.rows[self._edges[:-1]].tolist()
         for begin, end, first, is_full, is_straight in zip(edges, edges[1:], firsts, full, straight, strict=False):

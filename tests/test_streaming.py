@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from kafkapipes import (
 )
 from kafkapipes.kafka.fetcher import Fetcher
 from kafkapipes.testing import EmbeddedKafka
+from kafkapipes.windows import Cycle
 
 CONFIG = {"data_type": "uint8", "label_type": "uint8", "data_reshape": "2 3", "label_reshape": ""}
 RECORDS = 240  # of topic clicks, numbered through; the label is the number
@@ -451,6 +453,22 @@ def test_an_iterator_that_is_left_ends_what_reads_ahead(clicks):
     gc.collect()
 
     assert readers_alive() == []
+
+
+@pytest.mark.parametrize("batch_size", [None, 4])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_what_was_handed_out_is_held_no_longer(clicks, shuffle, batch_size):
+    """Nor until the garbage collector comes, to which arrays weigh nothing."""
+    gc.collect()
+    gc.disable()
+    try:
+        cycles = weakref.WeakSet()
+        for number, _ in enumerate(make(clicks, batch_size=batch_size, shuffle=shuffle, block_records=4, window_blocks=1)):
+            if number % 15 == 0:
+                cycles.update(item for item in gc.get_objects() if type(item) is Cycle)
+        assert len(cycles) <= 3  # the last, which is still the loop's, and what was read ahead of it
+    finally:
+        gc.enable()
 
 
 def test_an_iterator_that_is_closed_is_at_its_end(clicks):

@@ -66,8 +66,7 @@ def reader(log, ranges, order, share=None, cuts=(), decoding=NUMBERS, readers=1)
 def items_of(made, done=0):
     items = []
     for cycle in made.read(done):
-        for _ in range(cycle.items):
-            taken = cycle.take()
+        for taken in cycle:
             items.append([] if taken is None else taken[0].values[:, 0].tolist())
             assert taken is None or taken[1].tolist() == items[-1]
     return items
@@ -243,7 +242,7 @@ def test_strings_of_any_length_are_put_in_order_too(seed):
     log = Log(ranges, gaps={5}, values=lambda place: ("x" * int(place) + str(place)).encode())
     made, _, deal = reader(log, ranges, Order(8, 6, 2, seed), decoding=texts)
 
-    found = [list(cycle.take()[0].values) for cycle in made.read(0) for _ in range(cycle.items)]
+    found = [list(taken[0].values) for cycle in made.read(0) for taken in cycle]
     places = expected(deal, Share(), {5})
     assert found == [["x" * place + str(place) for place in item] for item in places]
 
@@ -252,7 +251,7 @@ def test_a_batch_within_what_came_together_shares_its_memory():
     ranges = [OffsetRange("t", 0, 0, 64)]
     made, _, _ = reader(Log(ranges, batch=64), ranges, Order(64, 16, 1, None))
     (cycle,) = made.read(0)
-    first, second = cycle.take()[0].values, cycle.take()[0].values
+    first, second, *_ = [taken[0].values for taken in cycle]
 
     assert first.base is not None
     assert second.ctypes.data - first.ctypes.data == 16 * 8

@@ -1,9 +1,16 @@
-"""How much memory there is, and the limit on what one read may collect. Pure, but for the files it reads."""
+"""How much memory there is, the limit on what one read may collect, and memory that is used again.
+
+Pure, but for the files it reads.
+"""
 
 import os
+import weakref
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple, Protocol
+
+import numpy as np
 
 from kafkapipes.errors import MemoryLimitError
 from kafkapipes.options import check_count
@@ -105,6 +112,36 @@ class MachineLimit:
                 f"at {where}: wanted {self._taken} bytes in memory by the end of this batch, found {free} of {total} "
                 f"bytes free, of which {kept} are kept for the system; {_ADVICE}, or set max_bytes"
             )
+
+
+class ReusedMemory:
+    """Memory for arrays that come and go: what was one's serves another once nobody has it any more.
+
+    To touch new memory can take longer than all else that is done with it: the system clears each page first.
+
+    Args:
+        spares: how many pieces of each size are kept for arrays to come; sizes are powers of two
+
+    >>> memory = ReusedMemory(spares=1)
+    >>> memory.array(1000).ctypes.data == memory.array(600).ctypes.data
+    True
+    """
+
+    def __init__(self, spares: int) -> None:
+        self._spare: dict[int, deque[np.ndarray]] = defaultdict(lambda: deque(maxlen=spares))
+
+    def array(self, size: int) -> np.ndarray:
+        """uint8 [size], whatever is in it: its memory is nobody else's as long as it, or a view of it, is held."""
+        room = 1 << max(size - 1, 0).bit_length()
+        spare = self._spare[room]
+        try:
+            piece = spare.pop()  # of which any thread may be the first
+        except IndexError:
+            piece = np.empty(room, np.uint8)
+        # All views of an array over a memoryview hold that array, not what is below it.
+        lent = np.frombuffer(piece.data, np.uint8, size)
+        weakref.finalize(lent, spare.append, piece).atexit = False
+        return lent
 
 
 _ADVICE = "name a smaller range, or read it by the pipes, which hold some batches only"

@@ -51,12 +51,14 @@ class RangeReport:
     @property
     def start(self) -> int:
         """The first offset that can be read."""
-        return min(max(self._bounds()[0], self.low), self._bounds()[1])
+        first, last = self._bounds()
+        return min(max(first, self.low), last)
 
     @property
     def end(self) -> int:
         """The offset at which reading ends."""
-        return max(min(self._bounds()[1], self.high), self.start)
+        first, last = self._bounds()
+        return max(min(last, self.high), min(max(first, self.low), last))
 
     @property
     def requested(self) -> int:
@@ -97,9 +99,8 @@ class RangeReport:
 
     def add(self, part: "RangeReport", offsets: int) -> None:
         """Take over the counts of a piece of which so many more offsets were read; all covered, it is finished."""
-        for name in ("received", "overtaken"):
-            setattr(self, name, getattr(self, name) + getattr(part, name))
-            setattr(part, name, 0)
+        self.received, part.received = self.received + part.received, 0
+        self.overtaken, part.overtaken = self.overtaken + part.overtaken, 0
         for reason, count in part.skipped.items():
             self.skipped[reason] = self.skipped.get(reason, 0) + count
             named = self.skipped_at.setdefault(reason, [])

@@ -6,7 +6,7 @@ again gives the same.
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain, islice
@@ -15,15 +15,18 @@ from typing import Protocol
 import numpy as np
 
 from kafkapipes.abreast import Abreast, Shared
-from kafkapipes.arrays import ArrayBatch, builder_for, joined
+from kafkapipes.arrays import ArrayBatch, Column, ColumnBuilder, RowBuilder, builder_for, joined, row_bytes
 from kafkapipes.blocks import Blocks, Deal, Places, Share, Window
 from kafkapipes.decoding import Decoding, SampleDecoder
-from kafkapipes.records import RecordBatch
+from kafkapipes.memory import ReusedMemory
+from kafkapipes.records import Destination, RecordBatch
 from kafkapipes.report import RangeReport, ReadReport
 
 NO_RECORD = -1  # the row of a place that holds none
 AHEAD_BLOCKS = 2  # that each of several readers is ahead, and what it fetches at once
 READ_THROUGH = 1000  # places between two that are wanted: so many are read and dropped, since to find one costs more
+_SPARES = 4  # pieces of memory of each size that wait to be used again
+_REUSED_BYTES = 2**16  # of the records of a batch, below which new memory is as good
 _ANY_BYTES = 2**62  # of strings: their number is bounded, and room grows with them
 Part = tuple[np.ndarray, ArrayBatch]  # ascending places, and the sample at each
 
@@ -38,7 +41,11 @@ class Fetches(Protocol):
         """Make sure that the topics are still those that were planned."""
 
 
-Connect = Callable[[], AbstractContextManager[Fetches]]
+class Connect(Protocol):
+    """Opens what fetches."""
+
+    def __call__(self, *, destination: Destination) -> AbstractContextManager[Fetches]:
+        """It may write the bytes of records where the destination has them."""
 
 
 class Cycle:
@@ -161,6 +168,8 @@ class WindowReader:
         self._share = share
         self._decode = SampleDecoder(decoding)
         self._readers = readers if deal.key is not None else 1
+        self._memory = ReusedMemory(_SPARES)
+        self._room = _Room(self._memory)
         straight = deal.key is None and share.workers == 1 and isinstance(deal.course, Blocks)
         self._horizon = min(deal.first + deal.size, deal.course.total) if straight else 0
         self._open = (0, 0)  # places that the open stream has yet to give
@@ -179,9 +188,9 @@ class WindowReader:
 
     def _read_alone(self, loads: Iterator[Load]) -> Iterator[Cycle]:
         for first in islice(loads, 1):
-            with self._connect() as fetcher:
+            with self._connect(destination=self._room) as fetcher:
                 for load in chain([first], loads):
-                    yield _cycle(load, (part for run in load.runs for part in self._take(fetcher, run)), self._deal)
+                    yield self._cycle(load, (part for run in load.runs for part in self._take(fetcher, run)))
                 fetcher.confirm()
 
     def _read_abreast(self, loads: Iterator[Load]) -> Iterator[Cycle]:
@@ -193,7 +202,7 @@ class WindowReader:
         try:
             for load in shared.taken_by(self._readers):
                 parts = (part for _ in load.runs for part in self._samples(abreast.following()))
-                yield _cycle(load, parts, self._deal)
+                yield self._cycle(load, parts)
             abreast.finish()
         finally:
             abreast.close()
@@ -201,7 +210,7 @@ class WindowReader:
     def _readings_of(self, runs: Iterator[np.ndarray]) -> Iterator[Reading | None]:
         """What one of several readers makes of its runs."""
         for first in islice(runs, 1):
-            with self._connect() as fetcher:
+            with self._connect(destination=self._room) as fetcher:
                 for run in chain([first], runs):
                     yield from self._readings(fetcher, *_span(run))
                     yield None
@@ -274,16 +283,16 @@ class WindowReader:
             if samples is not None and len(samples):
                 yield self._places.of(reading.source, samples.offsets), samples
 
+    def _cycle(self, load: Load, parts: Iterator[Part]) -> Cycle:
+        shuffled = self._deal.key is not None
+        found, samples = _copied(parts, len(load.wanted), self._memory) if shuffled else _kept(parts)
+        return Cycle(load.sizes, load.wanted, _rows(found, load.wanted), samples)
+
     def _count(self, source: int, first: int, end: int, wanted: np.ndarray | None) -> int:
         """How many of some offsets are wanted."""
         if wanted is None:
             return end - first
         return int(np.diff(np.searchsorted(wanted, self._places.of(source, np.array([first, end]))))[0])
-
-
-def _cycle(load: Load, parts: Iterator[Part], deal: Deal) -> Cycle:
-    found, samples = _kept(parts) if deal.key is None else _copied(parts, len(load.wanted))
-    return Cycle(load.sizes, load.wanted, _rows(found, load.wanted), samples)
 
 
 def _span(run: np.ndarray) -> tuple[int, int, np.ndarray | None]:
@@ -322,14 +331,14 @@ def _kept(parts: Iterator[Part]) -> tuple[list[np.ndarray], list[ArrayBatch]]:
     return [places for places, _ in found], [samples for _, samples in found]
 
 
-def _copied(parts: Iterator[Part], most: int) -> tuple[list[np.ndarray], list[ArrayBatch]]:
+def _copied(parts: Iterator[Part], most: int, memory: ReusedMemory) -> tuple[list[np.ndarray], list[ArrayBatch]]:
     """The parts as one, copied as they come: any item may have samples of each, and not all is held twice."""
     found, offsets, builders, first = [], [], [], None
     for places, samples in parts:
         columns = [samples.values] if samples.labels is None else [samples.values, samples.labels]
         if first is None:
             first = samples
-            builders = [builder_for(column, most, _ANY_BYTES) for column in columns]
+            builders = [_builder(column, most, memory) for column in columns]
         for builder, column in zip(builders, columns, strict=True):
             builder.append(column)
         found.append(places)
@@ -339,6 +348,32 @@ def _copied(parts: Iterator[Part], most: int) -> tuple[list[np.ndarray], list[Ar
     values, *labels = [builder.finish() for builder in builders]
     whole = replace(first, values=values, labels=labels[0] if labels else None, offsets=np.concatenate(offsets))
     return found, [whole]
+
+
+def _builder(first: Column, most: int, memory: ReusedMemory) -> ColumnBuilder:
+    """A builder for columns like the first, with room for so many rows: for numbers in memory that is used again."""
+    if not isinstance(first, np.ndarray):
+        return builder_for(first, most, _ANY_BYTES)
+    whole = memory.array(most * row_bytes(first))
+    return RowBuilder.over(whole.view(first.dtype).reshape(most, *first.shape[1:]))
+
+
+class _Room:
+    """Memory that is used again as the `Destination` of records; small ones have their own."""
+
+    def __init__(self, memory: ReusedMemory) -> None:
+        self._memory = memory
+
+    def room_for_values(self, rows: int, row_bytes: int) -> np.ndarray | None:
+        """uint8 [rows * row_bytes]"""
+        return self._memory.array(rows * row_bytes) if rows * row_bytes >= _REUSED_BYTES else None
+
+    def room_for_keys(self, rows: int, row_bytes: int) -> np.ndarray | None:
+        """uint8 [rows * row_bytes]"""
+        return self.room_for_values(rows, row_bytes)
+
+    def came(self, rows: int) -> None:
+        """Take no note: the next records have other memory."""
 
 
 def _rows(found: list[np.ndarray], wanted: np.ndarray) -> np.ndarray:

@@ -1,7 +1,11 @@
+import weakref
+
+import numpy as np
 import pytest
+import torch
 
 from kafkapipes.errors import ConfigError, MemoryLimitError
-from kafkapipes.memory import STEP, ByteLimit, MachineLimit, Memory, machine_memory
+from kafkapipes.memory import STEP, ByteLimit, MachineLimit, Memory, ReusedMemory, machine_memory
 
 KB = 1024
 V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
@@ -128,3 +132,45 @@ def test_the_machine_is_looked_at_once_in_64_mib():
         limit.add(2**20, f"t:0@{row}")
 
     assert len(looks) == 10 + 1  # and once before
+
+
+VIEWS = {
+    "the array": lambda array: array,
+    "some rows": lambda array: array[10:20],
+    "rows of rows": lambda array: array[10:20][3:4],
+    "another type and shape": lambda array: array.view(np.int64).reshape(5, -1)[2:],
+    "a tensor": lambda array: torch.from_numpy(array[:8]),
+    "a buffer": lambda array: memoryview(array[:8]),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_memory_is_used_again_once_nobody_has_any_of_it(view):
+    memory = ReusedMemory(spares=1)
+    array = memory.array(1000)
+    address = array.ctypes.data
+    held = VIEWS[view](array)
+    del array
+    other = memory.array(1000)
+
+    assert not address <= other.ctypes.data < address + 1000
+    del held
+    assert memory.array(1000).ctypes.data == address
+
+
+def test_no_more_memory_waits_to_be_used_again_than_was_said():
+    memory = ReusedMemory(spares=2)
+    arrays = [memory.array(1000) for _ in range(5)]
+    pieces = [weakref.ref(array.base.obj) for array in arrays]
+    arrays.clear()
+
+    assert sum(piece() is not None for piece in pieces) == 2
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 4095, 4096, 4097])
+def test_an_array_has_the_size_asked_for_and_suits_any_number(size):
+    array = ReusedMemory(spares=1).array(size)
+
+    assert array.shape == (size,)
+    assert array.ctypes.data % 8 == 0
+    array[...] = 1

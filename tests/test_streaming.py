@@ -463,7 +463,8 @@ def test_what_was_handed_out_is_held_no_longer(clicks, shuffle, batch_size):
     gc.disable()
     try:
         cycles = weakref.WeakSet()
-        for number, _ in enumerate(make(clicks, batch_size=batch_size, shuffle=shuffle, block_records=4, window_blocks=1)):
+        stream = make(clicks, batch_size=batch_size, shuffle=shuffle, block_records=4, window_blocks=1)
+        for number, _ in enumerate(stream):
             if number % 15 == 0:
                 cycles.update(item for item in gc.get_objects() if type(item) is Cycle)
         assert len(cycles) <= 3  # the last, which is still the loop's, and what was read ahead of it

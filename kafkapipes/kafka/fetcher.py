@@ -76,6 +76,7 @@ class Fetcher:
         self._complaints = Complaints(config)
         self._pid = os.getpid()
         self._assigned = 0  # assignments so far
+        self._fitting = ("", 0)  # the topic that was read last, and how many of its records to ask for at once
         self._last_word: Word | None = None  # of the client, to act upon once the records before it are handed out
         self._watch = TopicWatch(config, stall_timeout_s)
         patience = {"socket.timeout.ms": fetch_ms(stall_timeout_s)}
@@ -131,7 +132,9 @@ class Fetcher:
         account = progress.account
         self._complaints.clear()
         self._assign(progress)
-        batch_records = min(FIRST_BATCH, self._batch_records)
+        topic, batch_records = self._fitting
+        if topic != account.range.topic:
+            batch_records = min(FIRST_BATCH, self._batch_records)
         looked = time.monotonic()
         while not progress.finished and not self._given_up():
             began = time.monotonic()
@@ -139,7 +142,8 @@ class Fetcher:
             batch = self._next_batch(min(batch_records, progress.wanted), progress)
             self._complaints.check_callbacks(self._where(progress))
             if batch is not None:
-                batch_records = self._fitting(batch)
+                batch_records = self._records_fitting(batch)
+                self._fitting = account.range.topic, batch_records
                 yield batch
                 self._check_process(progress)
                 progress.resume()
@@ -306,7 +310,7 @@ class Fetcher:
         partitions = topics.get(account.range.topic, {}).get("partitions", {})
         return int(partitions.get(str(account.range.partition), {}).get("next_offset", -1))
 
-    def _fitting(self, batch: RecordBatch) -> int:
+    def _records_fitting(self, batch: RecordBatch) -> int:
         """How many records to ask for next, by the size of those that came."""
         mean = max(1, (len(batch.values.buffer) + len(batch.keys.buffer)) // len(batch))
         return max(1, min(self._batch_records, BATCH_BYTES // mean))

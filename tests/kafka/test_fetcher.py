@@ -246,6 +246,18 @@ def test_large_records_come_in_small_batches(embedded, monkeypatch):
     assert sum(map(len, batches)) == 20
 
 
+def test_what_one_range_tells_of_the_size_of_records_holds_for_the_next_of_its_topic_alone(embedded, monkeypatch):
+    monkeypatch.setattr(kafkapipes.kafka.fetcher, "FIRST_BATCH", 3)
+    for topic in ("t", "u"):
+        embedded.fill(topic, [(bytes(10), None) for _ in range(40)])
+
+    batches = RangeParser("t:0:0:20,t:0:20:40,u:0:0:20").read_partitions(embedded.bootstrap_servers, batch_records=20)
+    first = {str(batch.account.range): len(batch) for batch in reversed(list(batches))}
+
+    assert first["t:0:0:20"] == first["u:0:0:20"] == 3
+    assert first["t:0:20:40"] > 3
+
+
 def test_a_reader_whose_caller_takes_its_time_leaves_the_processor_alone(embedded):
     embedded.fill("t", [(bytes(50_000), None)] * 60)
     config = {"queued.max.messages.kbytes": 100}  # full with what comes at once

@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from tests.bench.topics import LABELS, Topic
 CONSTRUCTOR, IN_ORDER, BUDGET = "TrainingKafkaDataset", "in order", "50 µs a batch"
 ONE_READER = "TrainingKafkaDataset, one reader"  # as a stream in order has
 BATCH = 256
+_LONG_BYTES = 1_000_000_000  # of a topic for which a shuffle has several cycles of windows to read
 _BUDGET_S = 50e-6
 
 
@@ -28,20 +29,20 @@ def works(session: Session) -> Iterator[Work]:
 
     for topic in mains(session):
         name, facts = words(topic), asdict(topic)
+        long = topic if session.quick else replace(topic, records=min(5_000_000, _LONG_BYTES // topic.size))
         for batch in (BATCH, 4096):
             ways = {
                 OURS: stream(session, topic, batch), CONSTRUCTOR: session.read("kafkapipes", topic),
                 ONE_READER: session.read("kafkapipes", topic, readers=1),
             }  # fmt: skip
-            yield Work("streaming", f"stream, {name}, batches of {batch}", ways, {CONSTRUCTOR: 0.9}, facts)
-        ways = {OURS: stream(session, topic, BATCH, shuffle=True), IN_ORDER: stream(session, topic, BATCH)}
-        yield Work("streaming", f"stream shuffled, {name}", ways, {IN_ORDER: 0.8}, facts)
+            yield Work("streaming", f"stream, {name}, batches of {batch}", ways, {CONSTRUCTOR: 0.9}, facts, rounds=5)
+        ways = {OURS: stream(session, long, BATCH, shuffle=True), IN_ORDER: stream(session, long, BATCH)}
+        yield Work("streaming", f"stream shuffled, {name}", ways, {IN_ORDER: 0.8}, asdict(long), rounds=5)
         ways = {OURS: stream(session, topic, BATCH, figure="batches"), BUDGET: lambda: {"rate": 1 / _BUDGET_S}}
-        yield Work("streaming", f"batches beyond the read, {name}", ways, {BUDGET: 1.0}, facts)
-    topic = mains(session)[1]
-    several = {f"{count} worker(s)": stream(session, topic, BATCH, workers=count) for count in (1, 2)}
-    ways = {OURS: stream(session, topic, BATCH), **several}
-    yield Work("streaming", f"stream with workers, {words(topic)}", ways, {}, asdict(topic), rounds=3)
+        yield Work("streaming", f"batches beyond the read, {name}", ways, {BUDGET: 1.0}, facts, rounds=5)
+    several = {f"{count} worker(s)": stream(session, long, BATCH, workers=count) for count in (1, 2)}
+    ways = {OURS: stream(session, long, BATCH), **several}
+    yield Work("streaming", f"stream with workers, {words(long)}", ways, {}, asdict(long), rounds=3)
 
 
 def stream(session: Session, topic: Topic, batch: int, **options: Any) -> Run:

@@ -12,13 +12,16 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset
 
 from tests.bench.measure import OURS, Run, Session, Work
 from tests.bench.topics import LABELS, Topic
 
 CONSTRUCTOR, IN_ORDER, BUDGET = "TrainingKafkaDataset", "in order", "50 µs a batch"
 ONE_READER = "TrainingKafkaDataset, one reader"  # as a stream in order has
-BATCH = 256
+NOTHING = "1 worker(s) that read nothing"  # what torch takes to pass as many batches of that size to the parent
+BATCH, LARGE_BATCH = 256, 4096
 _LONG_BYTES = 1_000_000_000  # of a topic for which a shuffle has several cycles of windows to read
 _BUDGET_S = 50e-6
 
@@ -30,7 +33,7 @@ def works(session: Session) -> Iterator[Work]:
     for topic in mains(session):
         name, facts = words(topic), asdict(topic)
         long = topic if session.quick else replace(topic, records=min(5_000_000, _LONG_BYTES // topic.size))
-        for batch in (BATCH, 4096):
+        for batch in (BATCH, LARGE_BATCH):
             ways = {
                 OURS: stream(session, topic, batch), CONSTRUCTOR: session.read("kafkapipes", topic),
                 ONE_READER: session.read("kafkapipes", topic, readers=1),
@@ -40,9 +43,15 @@ def works(session: Session) -> Iterator[Work]:
         yield Work("streaming", f"stream shuffled, {name}", ways, {IN_ORDER: 0.8}, asdict(long), rounds=5)
         ways = {OURS: stream(session, topic, BATCH, figure="batches"), BUDGET: lambda: {"rate": 1 / _BUDGET_S}}
         yield Work("streaming", f"batches beyond the read, {name}", ways, {BUDGET: 1.0}, facts, rounds=5)
-    several = {f"{count} worker(s)": stream(session, long, BATCH, workers=count) for count in (1, 2)}
-    ways = {OURS: stream(session, long, BATCH), **several}
-    yield Work("streaming", f"stream with workers, {words(long)}", ways, {}, asdict(long), rounds=3)
+    for read, batch in ((topic, BATCH), (long, LARGE_BATCH)):
+        several = {f"{count} worker(s)": stream(session, read, batch, workers=count) for count in (1, 2)}
+        ways = {
+            OURS: stream(session, read, batch),
+            **several,
+            NOTHING: stream(session, read, batch, workers=1, made=True),
+        }
+        name = f"stream with workers, {words(read)}, batches of {batch}"
+        yield Work("streaming", name, ways, {}, asdict(read), rounds=3)
 
 
 def stream(session: Session, topic: Topic, batch: int, **options: Any) -> Run:
@@ -52,22 +61,31 @@ def stream(session: Session, topic: Topic, batch: int, **options: Any) -> Run:
 
 
 def epoch(
-    servers: str, topic: Topic, batch_size: int, shuffle: bool = False, workers: int = 0, figure: str = "records"
+    servers: str,
+    topic: Topic,
+    batch_size: int,
+    shuffle: bool = False,
+    workers: int = 0,
+    figure: str = "records",
+    made: bool = False,
 ) -> dict[str, Any]:
     """Read one epoch: seconds from the constructor on, and the rate of records.
 
     Args:
+        made: nothing is read, the batches are made
         figure: "batches" gives the rate of batches by the processor time of the thread that takes them, in which
             nothing is fetched or decoded: what a batch costs beyond the read
     """
-    from torch.utils.data import DataLoader
-
     from kafkapipes import StreamingKafkaDataset
 
     config = {"data_type": "uint8", "label_type": "uint8", "data_reshape": str(topic.size)}
     message = {"topic": topic.ranges, "input_config": config}
     began = time.perf_counter()
-    dataset = StreamingKafkaDataset(message, servers, "bench", shuffle=shuffle, batch_size=batch_size)
+    dataset = (
+        Made(topic, batch_size)
+        if made
+        else StreamingKafkaDataset(message, servers, "bench", shuffle=shuffle, batch_size=batch_size)
+    )
     batches = DataLoader(dataset, batch_size=None, num_workers=workers) if workers else dataset
     thread, found = time.thread_time(), []
     for _, labels in batches:
@@ -76,6 +94,19 @@ def epoch(
     _check(topic, np.concatenate([labels.numpy() for labels in found]))
     told = {"seconds": seconds, "batch_us": 1e6 * thread / len(found)}
     return {**told, "rate": len(found) / thread if figure == "batches" else topic.records / seconds}
+
+
+class Made(IterableDataset):
+    """Batches in memory, of the size of a topic's, with its labels."""
+
+    def __init__(self, topic: Topic, batch_size: int) -> None:
+        self._labels = (np.arange(topic.records) % LABELS).astype(np.uint8)
+        self._values = np.ones((batch_size, topic.size), np.uint8)
+
+    def __iter__(self) -> Iterator[Any]:
+        for first in range(0, len(self._labels), len(self._values)):
+            labels = self._labels[first : first + len(self._values)]
+            yield torch.from_numpy(self._values[: len(labels)]), torch.from_numpy(labels)
 
 
 def _check(topic: Topic, labels: np.ndarray) -> None:

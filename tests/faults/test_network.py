@@ -500,7 +500,7 @@ def survive_resets(proxy, topic, how, seed, mean_bytes, verdict):
 @kafka
 @pytest.mark.case(18)
 def test_connections_that_are_reset_at_random_cost_no_record(proxy, topic, how, verdict):
-    survive_resets(proxy, topic, how, 0, 1_500_000, verdict)
+    survive_resets(proxy, topic, how, 0, 500_000, verdict)
 
 
 @kafka

@@ -26,9 +26,10 @@ def test_filling_appends_to_the_partition_named(embedded):
     embedded.fill("clicks", [(b"a", None)], partition=1)
     embedded.fill("clicks", [(b"b", b"k"), (None, b"t")], partition=1)
 
-    (batch,) = RangeParser("clicks:1:0:3").read_partitions(embedded.bootstrap_servers)
+    read = list(RangeParser("clicks:1:0:3").read_partitions(embedded.bootstrap_servers))
 
-    assert (list(batch.values), list(batch.keys)) == ([b"a", b"b", None], [None, b"k", b"t"])
+    assert [value for batch in read for value in batch.values] == [b"a", b"b", None]
+    assert [key for batch in read for key in batch.keys] == [None, b"k", b"t"]
 
 
 def test_more_records_than_the_clients_queue_holds_can_be_filled(embedded):

@@ -75,9 +75,15 @@ class RangeProgress:
         self._settle()
         return count
 
-    def end_of_log(self, offset: int) -> None:
-        """Take note that the broker has nothing, at present, at or after `offset`."""
+    def end_of_log(self, offset: int, epoch: int = -1) -> None:
+        """Take note that the broker has nothing, at present, from `offset` on, or nothing that belongs to the range.
+
+        Args:
+            epoch: leader epoch of what stands before it, be it a record or not; -1 where unknown
+        """
         self._last_news = self._clock()
+        if 0 <= epoch <= self.account.epoch:
+            self._vouched_to = max(self._vouched_to, offset)
         self.position = max(self.position, offset)
         self.ends_at = offset if offset < min(self.account.end, self.account.stable) else None
         self._settle()

@@ -10,14 +10,15 @@ import kafkapipes
 PACKAGE = Path(kafkapipes.__file__).parent
 LADDER = [
     "errors", "options", "memory", "ranges", "blocks", "report", "progress", "records", "dead_letters", "arrays",
-    "formats.raw", "formats", "decoding", "checkpoints", "following", "ahead", "abreast", "control", "kafka.addresses",
-    "kafka.secrets", "kafka.config", "kafka.failures", "kafka.release", "kafka.offsets", "kafka.watch", "kafka.client",
-    "kafka.native", "kafka.fetcher", "kafka.follower", "kafka.group", "kafka.sink", "kafka.dead_letter_topic",
-    "windows", "pipes.parser", "pipes.reader", "pipes.decoder", "pipes.reshaper", "pipes.transformer", "order",
-    "loader", "dataset", "making", "bounded", "live", "stream", "shared", "streaming", "chain", "nodes", "exactness",
-    "testing",
+    "formats.raw", "formats", "decoding", "checkpoints", "following", "ahead", "abreast", "control",
+    "kafka.addresses", "kafka.secrets", "kafka.config", "kafka.failures", "kafka.release", "kafka.offsets",
+    "kafka.watch", "kafka.client", "kafka.native", "kafka.protocol", "kafka.direct", "kafka.fetcher",
+    "kafka.follower", "kafka.group", "kafka.sink", "kafka.dead_letter_topic", "windows", "pipes.parser",
+    "pipes.reader", "pipes.decoder", "pipes.reshaper", "pipes.transformer", "order", "loader", "dataset", "making",
+    "bounded", "live", "stream", "shared", "streaming", "chain", "nodes", "exactness", "testing",
 ]  # fmt: skip
-EXTENSIONS = {"kafka.native": "kafkapipes.kafka._native"}  # room → what only it imports, written in C
+# Room → what only it imports, written in C.
+EXTENSIONS = {"kafka.native": "kafkapipes.kafka._native", "kafka.direct": "kafkapipes.kafka._batches"}
 PACKAGES = {"", "kafka", "pipes"}  # their __init__ is a door or a sentence
 MAY_IMPORT_KAFKA = ("kafka.", "testing")
 MAY_IMPORT_TORCH = (

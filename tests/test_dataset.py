@@ -26,7 +26,7 @@ from kafkapipes import (
 )
 from kafkapipes import dataset as dataset_module
 from kafkapipes.kafka import fetcher
-from kafkapipes.kafka.native import open_client
+from kafkapipes.kafka.direct import open_reader
 from kafkapipes.memory import MachineLimit, Memory
 
 CONFIG = {"data_type": "uint8", "label_type": "uint8", "data_reshape": "2 3", "label_reshape": ""}
@@ -115,7 +115,7 @@ def readers_of(kafka, monkeypatch, config=CONFIG, **options):
     opened = []
     monkeypatch.setattr(dataset_module, "_OFFSETS_A_READER", 10)
     monkeypatch.setattr(dataset_module, "_processors", lambda: 2)
-    monkeypatch.setattr(fetcher, "open_client", lambda *args, **named: opened.append(1) or open_client(*args, **named))
+    monkeypatch.setattr(fetcher, "open_reader", lambda *args, **named: opened.append(1) or open_reader(*args, **named))
     make(kafka, "clicks:0:0:50", config, **options)
     return len(opened)
 

@@ -189,6 +189,15 @@ def test_a_log_is_in_doubt_where_its_last_offsets_hold_no_record_of_the_planned_
     assert read.in_doubt == in_doubt
 
 
+@pytest.mark.parametrize(("epoch", "in_doubt"), [(4, False), (3, False), (5, True), (-1, True)])
+def test_the_epoch_of_what_is_no_record_vouches_too_unless_it_is_later(epoch, in_doubt):
+    read = planned(0, 20, stable=20, epoch=4)
+    read.records(offsets(10, 11), epochs(4, 4))
+    read.end_of_log(20, epoch)
+
+    assert (read.finished, read.in_doubt) == (True, in_doubt)
+
+
 def test_a_later_record_past_the_end_vouches_for_nothing():
     read = planned(0, 20, stable=20, epoch=4)
     read.records(offsets(10, 11, 30), epochs(4, 4, 5))

@@ -33,6 +33,17 @@ def joined_servers(servers: str | Sequence[str]) -> str:
     return ",".join(parts)
 
 
+def host_and_port(server: str) -> tuple[str, int]:
+    """The parts of a checked address.
+
+    >>> [host_and_port(server) for server in ("localhost:9093", "[::1]", "10.0.0.1")]
+    [('localhost', 9093), ('::1', 9092), ('10.0.0.1', 9092)]
+    """
+    found = _SERVER.fullmatch(server)
+    assert found is not None
+    return found["host"].strip("[]"), int(found["port"] or 9092)
+
+
 def is_loopback(server: str) -> bool:
     """Whether a checked address is this machine itself, so that nothing goes over a network.
 

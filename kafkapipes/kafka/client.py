@@ -16,6 +16,8 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from kafkapipes.records import BytesColumn, Destination, Headers, RecordBatch
 from kafkapipes.report import RangeReport
 
+NO_END = 2**63 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Word:
@@ -25,6 +27,7 @@ class Word:
         row: how many records of the same call came before it
         error: code and text
         topic, partition, offset: what it is about; None where it names none
+        epoch: at the end of a log, the leader epoch of what stands before that offset, record or not; -1 where unknown
     """
 
     row: int
@@ -32,6 +35,7 @@ class Word:
     topic: str | None
     partition: int | None
     offset: int | None
+    epoch: int = -1
 
 
 class Fetched(Protocol):
@@ -56,16 +60,18 @@ class Fetched(Protocol):
 
 
 class Client(Protocol):
-    """A consumer of one partition at a time, for one process and one thread at a time.
+    """A consumer of one partition at a time, for one process and one thread at a time."""
 
-    Attributes:
-        name: what the report calls it
-    """
+    @property
+    def name(self) -> str:
+        """What the report calls it."""
 
-    name: str
+    @property
+    def next_offset(self) -> int:
+        """Where it has come to in what is assigned, also without a record; -1 where only its statistics tell."""
 
-    def assign(self, topic: str, partition: int, offset: int) -> None:
-        """Read this partition from `offset`, and no other."""
+    def assign(self, topic: str, partition: int, offset: int, end: int = NO_END) -> None:
+        """Read this partition from `offset`, and no other; what is at `end` or behind it may be left out."""
 
     def seek(self, topic: str, partition: int, offset: int, epoch: int) -> None:
         """Go on at `offset`, once the broker has confirmed that it is one of leader epoch `epoch`."""
@@ -89,13 +95,14 @@ class PythonClient:
     """A client by `confluent_kafka.Consumer`: one object a record."""
 
     name = "python"
+    next_offset = -1
 
     def __init__(self, consumer: Consumer, *, timestamps: bool, headers: bool) -> None:
         self._consumer = consumer
         self._timestamps = timestamps
         self._headers = headers
 
-    def assign(self, topic: str, partition: int, offset: int) -> None:
+    def assign(self, topic: str, partition: int, offset: int, end: int = NO_END) -> None:
         """Read this partition from `offset`, and no other."""
         self._consumer.assign([TopicPartition(topic, partition, offset)])
 

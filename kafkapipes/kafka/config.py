@@ -137,6 +137,11 @@ class ClientConfig:
         return str(level).lower() == "read_committed"  # the client does not mind the case either
 
     @property
+    def names(self) -> frozenset[str]:
+        """Of the properties that the user has set."""
+        return frozenset(self._properties)
+
+    @property
     def error_callback(self) -> Callable[[object], object] | None:
         """The user's own `error_cb`: ours passes every error on to it."""
         return self._properties.get("error_cb")  # type: ignore[return-value]  # the client checks what it is given

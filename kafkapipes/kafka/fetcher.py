@@ -18,6 +18,7 @@ from kafkapipes.errors import (
 )
 from kafkapipes.kafka.client import Fetched, Word
 from kafkapipes.kafka.config import ClientConfig, fetch_ms
+from kafkapipes.kafka.direct import open_reader
 from kafkapipes.kafka.failures import (
     ADVICE,
     HARMLESS,
@@ -28,7 +29,6 @@ from kafkapipes.kafka.failures import (
     interruptible,
     was_cut_short,
 )
-from kafkapipes.kafka.native import open_client
 from kafkapipes.kafka.offsets import LogReader, PartitionLog
 from kafkapipes.kafka.release import end_client, leave_to_parent
 from kafkapipes.kafka.watch import TopicWatch
@@ -84,7 +84,7 @@ class Fetcher:
         # Its own word on how far it has come, where no record shows that; several within a stall's time.
         properties.setdefault("statistics.interval.ms", max(100, min(5000, int(stall_timeout_s * 250))))
         try:
-            self._client = open_client(properties, self._complaints, timestamps=timestamps, headers=headers)
+            self._client = open_reader(config, properties, self._complaints, timestamps=timestamps, headers=headers)
         except (KafkaException, ValueError, TypeError) as exc:
             raise failure_of(exc, "the client configuration was refused", config) from None
 
@@ -160,6 +160,7 @@ class Fetcher:
         if progress.in_doubt and progress.finished:
             self._confirm_log(progress)
         self._client.unassign()
+        account.client = self._client.name  # it may have handed over
 
     def _confirm_log(self, progress: RangeProgress) -> None:
         """Have the broker compare epochs (KIP-320): up to the end of what was read, is it the log that was planned?
@@ -188,7 +189,7 @@ class Fetcher:
         self._assigned += 1
         self._complaints.statistics = ""  # they are of an assignment before
         self._last_word = None
-        self._client.assign(item.topic, int(item.partition), progress.position)  # type: ignore[arg-type]  # concrete
+        self._client.assign(item.topic, int(item.partition), progress.position, progress.account.end)  # type: ignore[arg-type]  # concrete
 
     def _next_batch(self, records: int, progress: RangeProgress) -> RecordBatch | None:
         """Fetch once: the records that belong to the range; what is not a record is noted."""
@@ -224,7 +225,7 @@ class Fetcher:
         if progress.finished:
             return
         if error.code() == KafkaError._PARTITION_EOF:
-            progress.end_of_log(int(word.offset))  # type: ignore[arg-type]  # always set
+            progress.end_of_log(int(word.offset), word.epoch)  # type: ignore[arg-type]  # always set
             return
         if error.code() not in POSITION_LOST:
             raise failure(error, self._where(progress), self._config)
@@ -285,6 +286,7 @@ class Fetcher:
         if self._complaints.statistics:
             progress.fetched_to(self._fetch_position(progress.account))
             self._complaints.statistics = ""
+        progress.fetched_to(self._client.next_offset)
         progress.check_stall(self._config.scrub(self._complaints.last))
 
     def _check_truncated(self, progress: RangeProgress) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException
 
 from kafkapipes.errors import ConfigError
-from kafkapipes.kafka.client import Client, Fetched, PythonClient, Word
+from kafkapipes.kafka.client import NO_END, Client, Fetched, PythonClient, Word
 from kafkapipes.kafka.failures import Complaints
 from kafkapipes.options import check_choice
 from kafkapipes.records import BytesColumn, Destination, RecordBatch
@@ -28,7 +28,7 @@ except ImportError:  # installed without a compiler
     _built = False
 
 VARIABLE = "KAFKAPIPES_CLIENT"  # of the environment: which client reads
-CHOICES = ("auto", "native", "python")
+CHOICES = ("auto", "direct", "native", "python")
 OLDEST, NEWEST = 0x020E0000, 0x02FFFFFF  # of librdkafka: what setup.cfg allows, and the interface that _native.c knows
 SEEK_MS = 5000  # in which the client answers itself, without asking a broker
 _HEARD = ("error_cb", "stats_cb", "logger")  # of the properties: `Complaints` hears these, whichever client speaks
@@ -44,14 +44,20 @@ def open_client(properties: Mapping[str, object], complaints: Complaints, *, tim
         ConfigError: the environment asks for the native client, which cannot be had
         KafkaException, ValueError, TypeError: librdkafka refuses the properties
     """
-    choice = os.environ.get(VARIABLE) or "auto"
-    check_choice(f"the environment variable {VARIABLE}", choice, CHOICES)
+    choice = chosen()
     reason = "" if choice == "python" else _obstacle(properties)
     if choice == "native" and reason:
         raise ConfigError(f"the environment variable {VARIABLE} is 'native', but {reason}; unset it")
     if choice == "python" or reason:
         return PythonClient(Consumer(dict(properties)), timestamps=timestamps, headers=headers)
     return NativeClient(properties, complaints, timestamps=timestamps, headers=headers)
+
+
+def chosen() -> str:
+    """The client that the environment asks for, by default "auto"."""
+    choice = os.environ.get(VARIABLE) or "auto"
+    check_choice(f"the environment variable {VARIABLE}", choice, CHOICES)
+    return choice
 
 
 @cache
@@ -102,6 +108,7 @@ class NativeClient:
     """A client by _native.c. Where records have one size, their bytes are laid into place as they come."""
 
     name = "native"
+    next_offset = -1
 
     @_as_kafka_errors()
     def __init__(
@@ -116,7 +123,7 @@ class NativeClient:
         self._key_length = self._value_length = UNKNOWN  # that the next records are expected to have
 
     @_as_kafka_errors()
-    def assign(self, topic: str, partition: int, offset: int) -> None:
+    def assign(self, topic: str, partition: int, offset: int, end: int = NO_END) -> None:
         """Read this partition from `offset`, and no other."""
         self._consumer.assign(topic, partition, offset)
         self._assigned = (topic, partition)

@@ -1,4 +1,4 @@
-"""What the seam promises, asked of both clients."""
+"""What the seam promises, asked of all clients."""
 
 import logging
 import time
@@ -10,9 +10,10 @@ from confluent_kafka import KafkaError, Producer
 
 from kafkapipes import ConfigError, KafkaPipesError, RangeParser
 from kafkapipes.kafka.config import ClientConfig
+from kafkapipes.kafka.direct import open_reader
 from kafkapipes.kafka.failures import Complaints
 from kafkapipes.kafka.fetcher import Fetcher
-from kafkapipes.kafka.native import VARIABLE, open_client
+from kafkapipes.kafka.native import VARIABLE, chosen
 from kafkapipes.ranges import OffsetRange
 from kafkapipes.report import RangeReport
 from tests.kafka.fake import ScriptedConsumer, python_client
@@ -21,7 +22,7 @@ ACCOUNT = RangeReport(OffsetRange("t", 0, 0, 100), 0, 100)
 FETCH = 1  # the protocol's number of the request
 
 
-@pytest.fixture(params=["python", "native"])
+@pytest.fixture(params=["python", "native", "direct"])
 def kind(request, monkeypatch):
     if request.param == "native":
         request.getfixturevalue("fake_library")  # which skips where there is no extension
@@ -29,9 +30,12 @@ def kind(request, monkeypatch):
     return request.param
 
 
+of_librdkafka = pytest.mark.parametrize("kind", ["python", "native"], indirect=True)  # the direct one hands over
+
+
 @pytest.fixture
 def client(kind, embedded):
-    """A client of the embedded broker."""
+    """A client of the embedded broker; all but the direct one read headers."""
     opened = opened_at(embedded.bootstrap_servers)
     yield opened
     opened.close()
@@ -40,8 +44,9 @@ def client(kind, embedded):
 def opened_at(servers, config=None, complaints=None, timestamps=True, headers=True):
     configuration = ClientConfig(servers, "g", config)
     complaints = complaints or Complaints(configuration)
-    properties = complaints.listening(configuration.consumer())
-    return open_client(properties, complaints, timestamps=timestamps, headers=headers)
+    properties = {"socket.timeout.ms": 5000, **complaints.listening(configuration.consumer())}
+    headers = headers and chosen() != "direct"
+    return open_reader(configuration, properties, complaints, timestamps=timestamps, headers=headers)
 
 
 def collect(client, until, within_s=10.0):
@@ -82,6 +87,7 @@ def test_all_nulls_are_a_column_too(client, embedded):
     assert (list(batch.values), list(batch.keys)) == ([None] * 3, [None] * 3)
 
 
+@of_librdkafka
 def test_headers_keep_their_order_their_repetitions_and_their_nulls(client, embedded):
     producer = Producer({"bootstrap.servers": embedded.bootstrap_servers})
     embedded.create_topic("t")
@@ -117,7 +123,7 @@ def test_fewer_records_may_be_taken_than_came(client, embedded):
 
     assert batch.offsets.tolist() == [0, 1, 2]
     assert list(batch.values) == [b"0", b"1", b"2"]
-    assert len(batch.keys) == len(batch.timestamps) == len(batch.headers) == 3
+    assert len(batch.keys) == len(batch.timestamps) == 3
 
 
 def test_a_batch_outlives_the_client(client, embedded):
@@ -142,6 +148,7 @@ def test_the_end_of_the_log_is_a_word_behind_the_records(client, embedded):
     assert (word.topic, word.partition, word.offset) == ("t", 0, 2)
 
 
+@of_librdkafka
 def test_an_error_is_a_word_with_its_code_its_text_and_its_place(client, embedded):
     embedded.fill("t", [(b"a", None)])
     push = embedded._library.rd_kafka_mock_broker_push_request_error_rtts
@@ -249,6 +256,7 @@ class Lines(list):
         self.append((level, template % parts))
 
 
+@of_librdkafka
 def test_what_goes_wrong_with_connections_is_told_to_the_users_ears(kind):
     errors, statistics, lines = [], [], Lines()
     config = {
@@ -271,6 +279,7 @@ def test_what_goes_wrong_with_connections_is_told_to_the_users_ears(kind):
     assert "Connect to ipv4#127.0.0.1:1 failed" in complaints.last
 
 
+@of_librdkafka
 def test_a_callback_that_raises_is_told_with_its_name(kind):
     def refuse(_):
         raise ValueError("no")

@@ -1,6 +1,6 @@
 /* Record batches, as a broker answers a Fetch with them, into columns.
  *
- * Two pure functions over buffers: `parse` finds the records, `gather` copies their bytes. The format is Kafka's own
+ * Pure functions over buffers: `parse` finds the records, `gather` copies their bytes; and `receive` fills a buffer. The format is Kafka's own
  * ("Record Batch" in the protocol guide, version 2 of the message format). What is not plain, such as a compressed batch,
  * is left to the caller, who is told where it begins.
  *
@@ -10,9 +10,13 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <errno.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <time.h>
 
 enum {
     LENGTH_AT = 8, /* of a batch: where the size of what is behind this field stands, and so on */
@@ -323,6 +327,53 @@ static PyObject *gather(PyObject *module, PyObject *args) {
     return NULL;
 }
 
+static int64_t milliseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* Receive until the buffer is full, the time has passed or a signal came: how much of it is filled then; -1: an error. */
+static Py_ssize_t receive_into(int connection, char *buffer, Py_ssize_t filled, Py_ssize_t size, int timeout_ms) {
+    int64_t deadline = milliseconds() + timeout_ms;
+    while (filled < size) {
+        ssize_t got = recv(connection, buffer + filled, (size_t)(size - filled), MSG_DONTWAIT);
+        if (got > 0) {
+            filled += got;
+            continue;
+        }
+        if (got == 0)
+            errno = ECONNRESET; /* hung up */
+        if (got == 0 || (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
+            return -1;
+        int64_t left = deadline - milliseconds();
+        struct pollfd readable = {.fd = connection, .events = POLLIN};
+        if (left <= 0 || poll(&readable, 1, (int)left) <= 0)
+            return filled; /* a signal too: whoever called looks after it */
+    }
+    return filled;
+}
+
+static PyObject *receive(PyObject *module, PyObject *args) {
+    int connection, timeout_ms;
+    Py_buffer buffer;
+    Py_ssize_t filled, size;
+    if (!PyArg_ParseTuple(args, "iw*nni:receive", &connection, &buffer, &filled, &size, &timeout_ms))
+        return NULL;
+    if (filled < 0 || size < filled || size > buffer.len) {
+        PyErr_SetString(PyExc_ValueError, "wanted to fill a part of the buffer");
+        filled = -1;
+    } else {
+        Py_BEGIN_ALLOW_THREADS
+        filled = receive_into(connection, buffer.buf, filled, size, timeout_ms);
+        Py_END_ALLOW_THREADS
+        if (filled < 0)
+            PyErr_SetFromErrno(PyExc_OSError);
+    }
+    PyBuffer_Release(&buffer);
+    return filled < 0 ? NULL : PyLong_FromSsize_t(filled);
+}
+
 static PyObject *checksum_of(PyObject *module, PyObject *args) {
     Py_buffer data;
     int by_table = 0;
@@ -342,6 +393,10 @@ static PyMethodDef functions[] = {
      "epoch of the last batch): at first (0, 0, 0, offset, -1). `stopped` is ALL_ROWS, ALL_BYTES, or NOT_PLAIN at a batch that is not for this parser."},
     {"next_offset", next_offset, METH_VARARGS, "next_offset(data, offset): the one behind the last batch that is whole."},
     {"gather", gather, METH_VARARGS, "gather(data, starts, lengths, out): bytes end to end; they fill `out` exactly."},
+    {"receive", receive, METH_VARARGS,
+     "receive(connection, buffer, filled, size, timeout_ms) -> filled\n\n"
+     "From a socket's descriptor until so many bytes of the buffer are filled, the time has passed or a signal came;\n"
+     "OSError where it was closed or broke."},
     {"checksum", checksum_of, METH_VARARGS, "checksum(data, by_table=False): its CRC-32C, by the processor or by a table."},
     {NULL},
 };

@@ -396,17 +396,12 @@ class _Line:
 
     def _fill(self, size: int, deadline: float) -> bool:
         """Whether so many bytes have come by the deadline."""
-        view = memoryview(self._buffer)
         while self._filled < size:
-            self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
-            try:
-                got = self._socket.recv_into(view[self._filled : size])
-            except TimeoutError:
-                return False
-            if got == 0:
-                raise ConnectionError("the broker has hung up")
-            self._filled += got
-        return True
+            left_ms = int(1000 * (deadline - time.monotonic()))
+            self._filled = _batches.receive(self._socket.fileno(), self._buffer, self._filled, size, max(left_ms, 1))
+            if left_ms <= 0:
+                break
+        return self._filled >= size
 
 
 def _connected(host: str, port: int) -> socket.socket:

@@ -58,9 +58,12 @@ class Cycle:
         rows: int64, where among the samples that of each place is, or NO_RECORD
     """
 
-    def __init__(self, sizes: np.ndarray, places: np.ndarray, rows: np.ndarray, parts: Sequence[ArrayBatch]) -> None:
+    def __init__(
+        self, sizes: np.ndarray, places: np.ndarray, rows: np.ndarray, parts: Sequence[ArrayBatch], straight: bool = False
+    ) -> None:
         self.places = places
         self.rows = rows
+        self._straight = straight  # known to be so: each place holds a record, and these follow one another
         self._edges = np.concatenate([[0], np.cumsum(sizes)])
         self._parts = parts
         self._begins = list(accumulate(map(len, parts), initial=0))  # rows
@@ -89,6 +92,8 @@ class Cycle:
     def _kinds(self) -> tuple[list[bool], list[bool]]:
         """Of each item, whether every place holds a record, and whether these follow one another: of all at once."""
         starts, ends = self._edges[:-1], self._edges[1:]
+        if self._straight:
+            return [True] * len(starts), [True] * len(starts)
         is_hole = self.rows == NO_RECORD
         breaks = np.append(self.rows[1:] != self.rows[:-1] + 1, False)
         breaks[ends - 1] = False  # to the next item
@@ -114,11 +119,13 @@ class Load:
         sizes: int64, how many places each item has
         wanted: int64, those of all items, item after item
         runs: the same ascending, parted: each is one read
+        straight: whether the places follow one another, in the order of the items
     """
 
     sizes: np.ndarray
     wanted: np.ndarray
     runs: list[np.ndarray]
+    straight: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,10 +224,21 @@ class WindowReader:
                 fetcher.confirm()
 
     def _planned(self, windows: list[Window], done: int) -> Load:
+        if len(windows) == 1 and self._deal.first + windows[0].start + windows[0].size <= self._horizon:
+            return self._planned_straight(*windows, done)
         sizes, wanted, whole = self._wanted(windows, done)
         # Whole windows are nobody else's, and blocks apart: all between them would be read for nothing.
         apart = whole and not self._deal.course.depth
         return Load(sizes, wanted, _runs(np.sort(wanted), 0 if apart else min(READ_THROUGH, self._deal.block - 1)))
+
+    def _planned_straight(self, window: Window, done: int) -> Load:
+        """The same where the places follow one another."""
+        begin = (int(self._deal.own(window, 0, 1, done)[0]) - window.first) * self._deal.item
+        full, over = divmod(window.size - begin, self._deal.item)
+        sizes = np.array([self._deal.item] * full + [over] * (over > 0))
+        start = self._deal.first + window.start
+        wanted = np.arange(start + begin, start + window.size)
+        return Load(sizes, wanted, [wanted], straight=True)
 
     def _wanted(self, windows: list[Window], done: int) -> tuple[np.ndarray, np.ndarray, bool]:
         """Of the items to be read, by number: how many places each has, which, and whether these are whole windows."""
@@ -286,6 +304,8 @@ class WindowReader:
     def _cycle(self, load: Load, parts: Iterator[Part]) -> Cycle:
         shuffled = self._deal.key is not None
         found, samples = _copied(parts, len(load.wanted), self._memory) if shuffled else _kept(parts)
+        if load.straight and sum(map(len, found)) == len(load.wanted):
+            return Cycle(load.sizes, load.wanted, np.arange(len(load.wanted)), samples, straight=True)
         return Cycle(load.sizes, load.wanted, _rows(found, load.wanted), samples)
 
     def _count(self, source: int, first: int, end: int, wanted: np.ndarray | None) -> int:

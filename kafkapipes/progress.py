@@ -110,14 +110,20 @@ class RangeProgress:
         """Take note that this process did not run for so long, as one that is stopped: no silence of the broker."""
         self._last_news += seconds
 
-    def check_stall(self, cause: str) -> None:
-        """Raise when nothing has arrived for `stall_timeout_s`; `cause` is the client's last complaint, or ''."""
+    def check_stall(self, cause: str, standing: str = "") -> None:
+        """Raise when nothing has arrived for `stall_timeout_s`.
+
+        Args:
+            cause: the client's last complaint, or ""
+            standing: what it says of itself, or ""
+        """
         silent_s = self._clock() - self._last_news
         if silent_s > self._stall_timeout_s:
             raise StalledError(
                 f"wanted {self.account.range} up to offset {self.account.end}, but nothing arrived for "
                 f"{silent_s:.1f} s at {self._coordinates(self.position)}"
                 + (f"; last word of the client: {cause}" if cause else "")
+                + (f"; it says of itself: {standing}" if standing else "")
                 + f"; check the broker, or raise stall_timeout_s (now {self._stall_timeout_s:g})"
             )
 

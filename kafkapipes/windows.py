@@ -59,7 +59,12 @@ class Cycle:
     """
 
     def __init__(
-        self, sizes: np.ndarray, places: np.ndarray, rows: np.ndarray, parts: Sequence[ArrayBatch], straight: bool = False
+        self,
+        sizes: np.ndarray,
+        places: np.ndarray,
+        rows: np.ndarray,
+        parts: Sequence[ArrayBatch],
+        straight: bool = False,
     ) -> None:
         self.places = places
         self.rows = rows

@@ -27,6 +27,7 @@ from kafkapipes import (
 from kafkapipes import dataset as dataset_module
 from kafkapipes.kafka import fetcher
 from kafkapipes.kafka.direct import open_reader
+from kafkapipes.kafka.native import VARIABLE
 from kafkapipes.memory import MachineLimit, Memory
 
 CONFIG = {"data_type": "uint8", "label_type": "uint8", "data_reshape": "2 3", "label_reshape": ""}
@@ -70,9 +71,12 @@ def test_values_and_labels_are_contiguous_tensors(clicks):
     assert dataset.values.untyped_storage().nbytes() == 80 * 6
 
 
+@pytest.mark.parametrize("client", ["direct", "native"])
 @pytest.mark.parametrize("readers", [2, 3, 7])
 @pytest.mark.parametrize("config", [CONFIG, {"data_type": "bytes", "label_type": "uint8"}, {"data_type": "string"}])
-def test_samples_do_not_depend_on_the_number_of_readers(clicks, readers, config):
+def test_samples_do_not_depend_on_the_number_of_readers(clicks, readers, config, client, monkeypatch):
+    pytest.importorskip("kafkapipes.kafka._native", reason="kafkapipes was installed without its extensions")
+    monkeypatch.setenv(VARIABLE, client)
     text = "clicks:1:2:29,clicks:0:0:0,clicks:0:0:50,clicks:1:5:9"
     one = make(clicks, text, config, readers=1)
     several = make(clicks, text, config, readers=readers, batch_records=3)

@@ -76,6 +76,7 @@ class Fetcher:
         self._complaints = Complaints(config)
         self._pid = os.getpid()
         self._assigned = 0  # assignments so far
+        self._standing = ""  # what the client's statistics say of itself
         self._fitting = ("", 0)  # the topic that was read last, and how many of its records to ask for at once
         self._last_word: Word | None = None  # of the client, to act upon once the records before it are handed out
         self._watch = TopicWatch(config, stall_timeout_s)
@@ -187,7 +188,7 @@ class Fetcher:
     def _assign(self, progress: RangeProgress) -> None:
         item = progress.account.range
         self._assigned += 1
-        self._complaints.statistics = ""  # they are of an assignment before
+        self._complaints.statistics = self._standing = ""  # they are of an assignment before
         self._last_word = None
         self._client.assign(item.topic, int(item.partition), progress.position, progress.account.end)  # type: ignore[arg-type]  # concrete
 
@@ -284,10 +285,11 @@ class Fetcher:
         if progress.ends_at is not None:
             self._check_truncated(progress)
         if self._complaints.statistics:
-            progress.fetched_to(self._fetch_position(progress.account))
+            position, self._standing = _standing(self._complaints.statistics, progress.account)
+            progress.fetched_to(position)
             self._complaints.statistics = ""
         progress.fetched_to(self._client.next_offset)
-        progress.check_stall(self._config.scrub(self._complaints.last))
+        progress.check_stall(self._config.scrub(self._complaints.last), self._config.scrub(self._standing))
 
     def _check_truncated(self, progress: RangeProgress) -> None:
         """A log that ends below what it held when planned was cut, or its new leader does not know better yet.
@@ -306,12 +308,6 @@ class Fetcher:
             f"{progress.account.stable} when the read was planned; {ADVICE[TruncationError]}"
         )
 
-    def _fetch_position(self, account: RangeReport) -> int:
-        """The offset that the client asks for next, by its own statistics (librdkafka's STATISTICS.md); -1 unknown."""
-        topics = json.loads(self._complaints.statistics).get("topics", {})
-        partitions = topics.get(account.range.topic, {}).get("partitions", {})
-        return int(partitions.get(str(account.range.partition), {}).get("next_offset", -1))
-
     def _records_fitting(self, batch: RecordBatch) -> int:
         """How many records to ask for next, by the size of those that came."""
         mean = max(1, (len(batch.values.buffer) + len(batch.keys.buffer)) // len(batch))
@@ -320,3 +316,17 @@ class Fetcher:
     def _where(self, progress: RangeProgress) -> str:
         account = progress.account
         return f"reading {account.range} at {account.range.topic}:{account.range.partition}@{progress.position}"
+
+
+def _standing(statistics: str, account: RangeReport) -> tuple[int, str]:
+    """The offset that a client asks for next, -1 where unknown, and how it stands, by its statistics.
+
+    The fields are those of librdkafka's STATISTICS.md.
+    """
+    found = json.loads(statistics)
+    topic = found.get("topics", {}).get(account.range.topic, {})
+    partition = topic.get("partitions", {}).get(str(account.range.partition), {})
+    position = int(partition.get("next_offset", -1))
+    brokers = [f"{broker['name']} {broker['state']}" for broker in found.get("brokers", {}).values()]
+    leader, state = partition.get("leader", -1), partition.get("fetch_state", "unknown")
+    return position, f"leader {leader}, fetch state {state}, next offset {position}, brokers {', '.join(brokers)}"

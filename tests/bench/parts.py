@@ -90,11 +90,13 @@ def tuning(session: Session) -> Iterator[Work]:
     settings: dict[str, dict[str, object]] = {
         "`batch_records=500`": {"batch_records": 500},
         "`batch_records=50_000`": {"batch_records": 50_000},
-        "`fetch.max.bytes` 1 MiB, not 16": {"config": {"fetch.max.bytes": 1_048_576}},
-        "`fetch.max.bytes` 64 MiB, queue 128": {
+        "the `native` client": {"client": "native"},
+        "the same, `fetch.max.bytes` 1 MiB, not 16": {"config": {"fetch.max.bytes": 1_048_576}},
+        "the same, `fetch.max.bytes` 64 MiB, queue 128": {
             "config": {"fetch.max.bytes": 67_108_864, "queued.max.messages.kbytes": 131_072}
         },
-        "`check.crcs=False`": {"config": {"check.crcs": False}},
+        "the same, `check.crcs=False`": {"config": {"check.crcs": False}},
+        "the `python` client": {"client": "python"},
     }
     for topic in mains(session):
         ways = {name: session.read(OURS, topic, **options) for name, options in settings.items()}

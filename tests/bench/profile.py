@@ -18,7 +18,7 @@ from tests.bench.topics import Topic
 
 SAMPLES_A_SECOND = 4999
 RECEIVE, PARSE = "client's threads: receive (kernel)", "client's threads: parse, checksum, unpack"
-KERNEL, COPY = "reading thread: kernel, mostly page faults", "reading thread: copy bytes"
+KERNEL, COPY = "reading thread: kernel (page faults; receiving)", "reading thread: copy bytes"
 TAKE, LIBC = "reading thread: take from the client", "reading thread: memory and locks (libc)"
 EXTENSION, PYTHON = "reading thread: C code (extension, C loop)", "reading thread: Python"
 PLACES = (RECEIVE, PARSE, KERNEL, COPY, TAKE, LIBC, EXTENSION, PYTHON)

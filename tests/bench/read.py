@@ -35,8 +35,9 @@ _TUNED = {
 }  # fmt: skip
 
 
-def kafkapipes(servers: str, topic: Topic, **options: Any) -> Generator[Any, None, Any]:
+def kafkapipes(servers: str, topic: Topic, client: str = "auto", **options: Any) -> Generator[Any, None, Any]:
     """The constructor, with its plan, its checks and its report."""
+    os.environ["KAFKAPIPES_CLIENT"] = client
     from kafkapipes import TrainingKafkaDataset
 
     config = {"data_type": "uint8", "label_type": "uint8", "data_reshape": str(topic.size)}

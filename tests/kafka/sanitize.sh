@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tests of the native client, with its C under a sanitizer: `tests/kafka/sanitize.sh address` (the default), `thread`
+# The tests of the clients in C, with that under a sanitizer: `tests/kafka/sanitize.sh address` (the default), `thread`
 # or `valgrind`, in an environment with the tests' packages. It needs gcc's sanitizers, or valgrind.
 set -euo pipefail
 kind=${1:-address}
@@ -12,10 +12,12 @@ include=$(python -c "import sysconfig; print(sysconfig.get_path('include'))")
 flags=(-g -O1 -fno-omit-frame-pointer)
 [ "$kind" = valgrind ] || flags+=("-fsanitize=$kind")
 [ "$kind" != address ] || flags+=(-fsanitize=undefined -fno-sanitize-recover=undefined)
-gcc -shared -fPIC "${flags[@]}" -DPy_LIMITED_API=0x030B0000 -I"$include" kafkapipes/kafka/_native.c \
-    -o kafkapipes/kafka/_native.abi3.so -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers -Wno-cast-function-type
-export PYTHONMALLOC=malloc KAFKAPIPES_CLIENT=native PYTHONFAULTHANDLER=1
-tests=(tests/kafka/test_native.py tests/kafka/test_client.py tests/kafka/test_fetcher.py
+for name in _native _batches; do
+    gcc -shared -fPIC "${flags[@]}" -DPy_LIMITED_API=0x030B0000 -I"$include" "kafkapipes/kafka/$name.c" -o "kafkapipes/kafka/$name.abi3.so" \
+        -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers -Wno-cast-function-type
+done
+export PYTHONMALLOC=malloc PYTHONFAULTHANDLER=1
+tests=(tests/kafka/test_direct.py tests/kafka/test_native.py tests/kafka/test_client.py tests/kafka/test_fetcher.py
     tests/test_dataset.py::test_samples_do_not_depend_on_the_number_of_readers)
 pytest=(python -m pytest -q -p no:cacheprovider --timeout 1800)
 case $kind in
@@ -46,8 +48,8 @@ C
         ;;
     valgrind)
         valgrind --quiet --undef-value-errors=no --trace-children=no --log-file="$work/log" \
-            "${pytest[@]}" tests/kafka/test_native.py -k "not interpreter and not memory"
-        ! grep -n _native "$work/log" # what it finds elsewhere is not looked at
+            "${pytest[@]}" tests/kafka/test_direct.py tests/kafka/test_native.py -k "not interpreter and not memory"
+        ! grep -nE "_native|_batches" "$work/log" # what it finds elsewhere is not looked at
         ;;
     *)
         echo "address, thread or valgrind, not $kind" >&2

@@ -303,3 +303,23 @@ def test_ctrl_c_while_the_client_closes_is_seen_as_ctrl_c():
 
     with pytest.raises(KeyboardInterrupt), fetcher:
         pass
+
+
+def test_a_stall_tells_how_the_client_stands_by_its_own_statistics(embedded, monkeypatch):
+    monkeypatch.setenv("KAFKAPIPES_CLIENT", "python")
+    embedded.fill("t", [(b"a", None)] * 3)
+    options = {"on_short": "wait", "stall_timeout_s": 0.5}
+    reader = RangeParser("t:0:0:10").read_partitions(embedded.bootstrap_servers, **options)
+
+    standing = r"; it says of itself: leader 1, fetch state active, next offset 3, brokers .*127\.0\.0\.1:\d+/1 UP"
+    with pytest.raises(StalledError, match=standing):
+        list(reader)
+
+
+@pytest.mark.parametrize(
+    "statistics", ['{"topics": {}}', '{"topics": {"t": {"partitions": {"1": {"next_offset": 7}}}}}', '{"brokers": {}}']
+)
+def test_statistics_that_do_not_know_the_partition_tell_no_offset(statistics):
+    account = RangeReport(OffsetRange("t", 0, 0, 3), 0, 100)
+
+    assert kafkapipes.kafka.fetcher._standing(statistics, account)[0] == -1

@@ -30,7 +30,7 @@ class RangeReport:
         seconds: time from the first fetch to the end of the range; of parts read side by side, the longest
         finished: whether the range was read to its end
         covered: offsets of the pieces that were read, where it is read in pieces
-        client: the client that read it, "native" or "python"; "" before
+        client: the client that read it, such as "direct" or "direct, then native"; "" before
     """
 
     range: OffsetRange

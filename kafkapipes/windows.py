@@ -230,7 +230,7 @@ class WindowReader:
 
     def _planned(self, windows: list[Window], done: int) -> Load:
         if len(windows) == 1 and self._deal.first + windows[0].start + windows[0].size <= self._horizon:
-            return self._planned_straight(*windows, done)
+            return self._planned_straight(windows[0], done)
         sizes, wanted, whole = self._wanted(windows, done)
         # Whole windows are nobody else's, and blocks apart: all between them would be read for nothing.
         apart = whole and not self._deal.course.depth

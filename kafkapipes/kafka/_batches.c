@@ -37,7 +37,7 @@ enum {
 };
 
 /* Why `parse` stopped. */
-enum { ALL_ROWS, ALL_BYTES, NOT_PLAIN };
+enum { ALL_ROWS, ALL_BYTES, NOT_PLAIN, DAMAGED };
 
 /* Where `parse` goes on: the batch that begins at `batch`; in it, when `left` records are still to come, at `record`. */
 typedef struct {
@@ -162,12 +162,14 @@ static inline bool record(
     return true;
 }
 
-/* Whether the bytes behind the size of a batch are what was written, and plain. */
-static bool plain(const uint8_t *batch, Py_ssize_t size) {
-    return batch[MAGIC_AT] == MAGIC && !(i16(batch + ATTRIBUTES_AT) & COMPRESSION) && i64(batch) >= 0 &&
-           i64(batch) <= INT64_MAX - INT32_MAX - 1 && i32(batch + LAST_DELTA_AT) >= 0 && i32(batch + COUNT_AT) >= 0 &&
-           (uint32_t)big(batch + CHECKSUM_AT, 4) ==
-               checksum(batch + ATTRIBUTES_AT, (size_t)(size - ATTRIBUTES_AT));
+/* Whether a batch is plain, so that its records can be taken; its checksum covers all from the attributes on. */
+static bool plain(const uint8_t *batch) {
+    return !(i16(batch + ATTRIBUTES_AT) & COMPRESSION) && i64(batch) >= 0 && i64(batch) <= INT64_MAX - INT32_MAX - 1 &&
+           i32(batch + LAST_DELTA_AT) >= 0 && i32(batch + COUNT_AT) >= 0;
+}
+
+static bool damaged(const uint8_t *batch, Py_ssize_t size) {
+    return (uint32_t)big(batch + CHECKSUM_AT, 4) != checksum(batch + ATTRIBUTES_AT, (size_t)(size - ATTRIBUTES_AT));
 }
 
 static int parse_into(const uint8_t *data, Py_ssize_t size, Cursor *cursor, Columns *columns) {
@@ -183,7 +185,11 @@ static int parse_into(const uint8_t *data, Py_ssize_t size, Cursor *cursor, Colu
             return ALL_BYTES; /* its end was cut off */
         Py_ssize_t whole = (Py_ssize_t)length + EPOCH_AT;
         if (cursor->record == 0) {
-            if (!plain(batch, whole))
+            if (batch[MAGIC_AT] != MAGIC)
+                return NOT_PLAIN;
+            if (damaged(batch, whole))
+                return DAMAGED;
+            if (!plain(batch))
                 return NOT_PLAIN;
             cursor->record = RECORDS_AT;
             cursor->epoch = i32(batch + EPOCH_AT);
@@ -390,7 +396,8 @@ static PyMethodDef functions[] = {
      "    -> (rows, cursor, stopped)\n\n"
      "The next records, as many as the arrays hold: where their bytes begin in `data`, and how many they are, -1 for a\n"
      "null. A cursor is (byte of a batch, byte of a record in it or 0, records left in it, first offset wanted, leader\n"
-     "epoch of the last batch): at first (0, 0, 0, offset, -1). `stopped` is ALL_ROWS, ALL_BYTES, or NOT_PLAIN at a batch that is not for this parser."},
+     "epoch of the last batch): at first (0, 0, 0, offset, -1). `stopped` is ALL_ROWS, ALL_BYTES, or where a batch begins\n"
+     "DAMAGED, as its checksum does not fit, or NOT_PLAIN, as it is not for this parser."},
     {"next_offset", next_offset, METH_VARARGS, "next_offset(data, offset): the one behind the last batch that is whole."},
     {"gather", gather, METH_VARARGS, "gather(data, starts, lengths, out): bytes end to end; they fill `out` exactly."},
     {"receive", receive, METH_VARARGS,
@@ -404,7 +411,7 @@ static PyMethodDef functions[] = {
 static int fill(PyObject *module) {
     fill_table();
     return PyModule_AddIntMacro(module, ALL_ROWS) || PyModule_AddIntMacro(module, ALL_BYTES) ||
-                   PyModule_AddIntMacro(module, NOT_PLAIN)
+                   PyModule_AddIntMacro(module, NOT_PLAIN) || PyModule_AddIntMacro(module, DAMAGED)
                ? -1
                : 0;
 }

@@ -7,6 +7,7 @@ Buffer = bytes | bytearray | memoryview
 ALL_ROWS: int
 ALL_BYTES: int
 NOT_PLAIN: int
+DAMAGED: int
 
 Cursor = tuple[int, int, int, int, int]
 

@@ -2,13 +2,12 @@
 
 librdkafka makes an object of each record. Where records come in clear and uncompressed, and the user has set nothing of
 librdkafka's, half of a read is saved by not doing so. This client knows that one case. At anything else (another
-compression, an aborted transaction, an error, silence) it hands over to a client of librdkafka, for good and from the
+codec, an aborted transaction, an error, silence) it hands over to a client of librdkafka, for good and from the
 very offset that it has come to: what an error means, and what to do then, is decided there alone.
 """
 
 import logging
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 from confluent_kafka import KafkaError
 
-from kafkapipes.errors import ConfigError
+from kafkapipes.errors import ConfigError, StalledError
 from kafkapipes.kafka.addresses import host_and_port
 from kafkapipes.kafka.client import NO_END, Client, Fetched, Word
 from kafkapipes.kafka.config import ClientConfig
@@ -34,6 +33,7 @@ from kafkapipes.kafka.protocol import (
     leader_of,
     metadata_question,
 )
+from kafkapipes.kafka.release import in_time
 from kafkapipes.records import BytesColumn, Destination, RecordBatch
 from kafkapipes.report import RangeReport
 
@@ -44,10 +44,20 @@ try:
 except ImportError:  # installed without a compiler
     _built = False
 
-KNOWN = {"client.id", "isolation.level", "error_cb", "logger"}  # properties that this client does as well
+KNOWN = {"client.id", "isolation.level", "error_cb", "logger"}  # properties that this client knows too
+NUMBERS = {  # the same, with the least and the most that librdkafka takes (its CONFIGURATION.md)
+    "fetch.max.bytes": (1, 2_147_483_135), "max.partition.fetch.bytes": (1, 1_000_000_000),
+    "message.max.bytes": (1000, 1_000_000_000), "queued.max.messages.kbytes": (1, 2_097_151),
+    "queued.min.messages": (1, 10_000_000), "socket.timeout.ms": (1100, 300_000),
+}  # fmt: skip
+_MESSAGE_BYTES = 1_000_000  # of message.max.bytes, by default
+_IN_CLEAR = ("sasl.", "ssl.")  # properties that say nothing without security.protocol
 ANSWER_BYTES = 2**20  # of records: they are still in the processor's cache when they are taken out
 LARGEST_ANSWER = 2**27  # one batch may be larger than what was asked for, but not this large
 CONNECT_S = 1.0  # for a name, a connection, or the name of a leader: what takes longer is for librdkafka
+OPEN_S = (
+    10.0  # in which a client of librdkafka starts: some milliseconds, or never where no memory is left for its threads
+)
 _log = logging.getLogger("kafkapipes")
 
 
@@ -71,7 +81,9 @@ def open_reader(
         if choice == "direct":
             raise ConfigError(f"the environment variable {VARIABLE} is 'direct', but {reason}; unset it")
         return librdkafka()
-    return DirectClient(properties, librdkafka, reads_committed=config.reads_committed, timestamps=timestamps)
+    return DirectClient(
+        properties, librdkafka, complaints.note, reads_committed=config.reads_committed, timestamps=timestamps
+    )
 
 
 def _obstacle(config: ClientConfig, properties: Mapping[str, Any], headers: bool) -> str:
@@ -80,32 +92,53 @@ def _obstacle(config: ClientConfig, properties: Mapping[str, Any], headers: bool
         return "kafkapipes was installed without its extension kafkapipes.kafka._batches: a C compiler builds it"
     if headers:
         return "headers are wanted, which it passes over"
-    if unknown := sorted(config.names - KNOWN):
-        return f"config sets {', '.join(unknown)}, which it does not know"
+    known = {*KNOWN, *(name for name in NUMBERS if _is_fit(name, properties.get(name)))}
+    if "security.protocol" not in config.names:
+        known.update(name for name in config.names if name.startswith(_IN_CLEAR))
+    if strange := sorted(config.names - known):
+        return f"config sets {', '.join(strange)}, which it does not know, or not so"
+    if int(properties["fetch.max.bytes"]) < int(properties.get("message.max.bytes", _MESSAGE_BYTES)):
+        return "fetch.max.bytes is less than message.max.bytes"
     if str(properties["isolation.level"]).lower() not in ("read_committed", "read_uncommitted"):
         return "isolation.level is neither 'read_committed' nor 'read_uncommitted'"
     return ""
 
 
+def _is_fit(name: str, value: object) -> bool:
+    """Whether a property is a number that librdkafka takes, written so that it is the same one here."""
+    least, most = NUMBERS[name]
+    is_whole = (isinstance(value, int) and not isinstance(value, bool)) or (
+        isinstance(value, str) and value.isdecimal()
+    )
+    return is_whole and least <= int(value) <= most  # type: ignore[call-overload]  # an int or a text of digits
+
+
 class DirectClient:
-    """A client by _batches.c over a connection of its own, until it hands over to the one that `successor` makes."""
+    """A client by _batches.c over a connection of its own, until it hands over to the one that `successor` makes.
+
+    Args:
+        note: is told what went wrong with a connection
+    """
 
     def __init__(
         self,
         properties: Mapping[str, Any],
         successor: Callable[[], Client],
+        note: Callable[[KafkaError], object],
         *,
         reads_committed: bool,
         timestamps: bool,
     ) -> None:
         self._make_successor = successor
         self._successor: Client | None = None
+        self._note = note
         self._committed = reads_committed
         self._timestamps = timestamps
         self._servers = [host_and_port(server) for server in str(properties["bootstrap.servers"]).split(",")]
         self._client_id = str(properties.get("client.id", "kafkapipes"))
         self._wait_ms = int(properties["fetch.wait.max.ms"])
-        self._most_bytes = int(properties.get("max.partition.fetch.bytes", ANSWER_BYTES))
+        bounds = (properties.get(name, ANSWER_BYTES) for name in ("fetch.max.bytes", "max.partition.fetch.bytes"))
+        self._most_bytes = min(map(int, bounds))
         self._patience_s = int(properties["socket.timeout.ms"]) / 1000
         self._numbers = count(1)
         self._lines: dict[tuple[str, int], _Line] = {}
@@ -178,9 +211,13 @@ class DirectClient:
                     return _Rows.none(words)
                 if not self._answer.data and time.monotonic() > deadline:
                     return _Rows.none(self._words())
-        except (OSError, ProtocolError) as exc:
+        except ProtocolError as exc:
+            self._successor_for(str(exc))
+        except OSError as exc:
+            code = KafkaError._TIMED_OUT if isinstance(exc, TimeoutError) else KafkaError._TRANSPORT
+            self._note(KafkaError(code, f"the direct client: {exc}"))
             self._successor_for(f"{type(exc).__name__}: {exc}")
-            return None
+        return None
 
     def _records(self, records: int, destination: Destination | None) -> "_Rows | None":
         """The next records of the answer at hand, None where it holds no more."""
@@ -198,7 +235,8 @@ class DirectClient:
         self._answer.cursor = cursor
         self._position = cursor[3]
         if stopped == _batches.NOT_PLAIN and not rows:
-            raise ProtocolError("a batch that is compressed, damaged or of another format")
+            raise ProtocolError("a batch that is compressed or of another format")
+        self._answer.is_damaged = stopped == _batches.DAMAGED
         if stopped == _batches.ALL_BYTES:
             if not progress:
                 raise ProtocolError("no batch that is whole")
@@ -212,8 +250,11 @@ class DirectClient:
         return _Rows([], offsets[:rows], epochs, self._assigned, keys, values, timestamps)
 
     def _words(self) -> list[Word]:
-        """That what was assigned has come to an end, or its log: once."""
+        """That what was assigned has come to an end, or its log, once; or that it goes on with a damaged batch."""
         position = self._position
+        if self._answer.is_damaged:
+            text = f"the checksum (CRC-32C) of a batch from offset {position} on does not fit"
+            return [Word(0, KafkaError(KafkaError._BAD_MSG, text), *self._assigned, position)]
         if self._told_end == position or (position < self._end and not self._answer.is_log_end):
             return []
         self._told_end = position
@@ -225,10 +266,11 @@ class DirectClient:
             self._ask(self._position)
         assert self._asked is not None
         question, offset, since = self._asked
-        answer = self._leaders[self._assigned].answer(question.number, deadline)
+        line = self._leaders[self._assigned]
+        answer = line.answer(question.number, deadline)
         if answer is None:
             if time.monotonic() - since > self._patience_s:
-                raise TimeoutError(f"no answer within {self._patience_s:g} s")
+                raise TimeoutError(f"no answer from {line.name} within {self._patience_s:g} s")
             return False
         self._asked = None
         found = fetched(answer, question, reads_committed=self._committed)
@@ -276,7 +318,13 @@ class DirectClient:
             topic, partition = self._assigned
             _log.debug("reading %s:%s@%s on by librdkafka: %s", topic, partition, self._position, reason)
             self._hang_up()
-            self._successor = self._make_successor()
+            made: list[Client] = []
+            if not in_time(lambda: made.append(self._make_successor()), OPEN_S, "kafkapipes-open"):
+                raise StalledError(
+                    f"reading {topic}:{partition}@{self._position}: a client of librdkafka, to read on, did not "
+                    f"start within {OPEN_S:g} s; is memory short, as under a limit on addresses (ulimit -v)?"
+                )
+            (self._successor,) = made
             self._successor.assign(topic, partition, self._position, self._end)
         return self._successor
 
@@ -293,6 +341,7 @@ class _Answer:
         self.data = data
         self.cursor = cursor
         self.is_log_end = is_log_end
+        self.is_damaged = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,9 +401,14 @@ class _Rows:
 
 
 class _Line:
-    """A connection to a broker. Answers come in the order of the questions."""
+    """A connection to a broker. Answers come in the order of the questions.
+
+    Attributes:
+        name: host and port
+    """
 
     def __init__(self, address: tuple[str, int], answer_bytes: int) -> None:
+        self.name = "{}:{}".format(*address)
         self._socket = _connected(*address)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -422,15 +476,9 @@ def _connected(host: str, port: int) -> socket.socket:
 def _addresses(host: str, port: int) -> list[Any]:
     """The addresses of a host. A name server may hang: it is waited for in a thread, which holds up nothing."""
     look_up = (host, port, 0, socket.SOCK_STREAM, 0)
-    with suppress(socket.gaierror):
+    with suppress(socket.gaierror, UnicodeError):
         return socket.getaddrinfo(*look_up, socket.AI_NUMERICHOST)
     found: list[Any] = []
-
-    def run() -> None:
-        with suppress(OSError, UnicodeError):
-            found.extend(socket.getaddrinfo(*look_up))
-
-    looking = threading.Thread(target=run, name="kafkapipes-lookup", daemon=True)
-    looking.start()
-    looking.join(CONNECT_S)
+    with suppress(OSError, UnicodeError):
+        in_time(lambda: found.extend(socket.getaddrinfo(*look_up)), CONNECT_S, "kafkapipes-lookup")
     return list(found)

@@ -1,4 +1,4 @@
-"""The end of a client of Kafka: waited for within bounds, and never in a process that a fork has brought it to."""
+"""What may hang in a client of Kafka, such as its end: waited for within bounds, and not done where a fork brought it."""
 
 import logging
 import sys
@@ -8,6 +8,35 @@ from collections.abc import Callable
 END_S = 2.0  # in which a client ends that nothing holds up: some milliseconds on a quiet machine
 _log = logging.getLogger("kafkapipes")
 _inherited: list[object] = []  # clients that a fork has brought here
+
+
+def in_time(act: Callable[[], object], wait_s: float, name: str) -> bool:
+    """Whether something was done within `wait_s`; else it goes on in a thread of its own, of that name.
+
+    Raises:
+        whatever `act` raises within `wait_s`
+    """
+    if sys.is_finalizing():  # a thread that is started now would never run
+        act()
+        return True
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            act()
+        except BaseException as exc:
+            raised.append(exc)
+
+    acting = threading.Thread(target=run, name=name, daemon=True)
+    try:
+        acting.start()
+    except RuntimeError:  # no thread is to be had
+        act()
+        return True
+    acting.join(wait_s)
+    if raised:
+        raise raised.pop()
+    return not acting.is_alive()
 
 
 def end_client(end: Callable[[], object], wait_s: float = END_S) -> None:
@@ -24,27 +53,7 @@ def end_client(end: Callable[[], object], wait_s: float = END_S) -> None:
     Raises:
         whatever `end` raises within `wait_s`
     """
-    if sys.is_finalizing():  # a thread that is started now would never run
-        end()
-        return
-    raised: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            end()
-        except BaseException as exc:
-            raised.append(exc)
-
-    ending = threading.Thread(target=run, name="kafkapipes-release", daemon=True)
-    try:
-        ending.start()
-    except RuntimeError:  # no thread is to be had
-        end()
-        return
-    ending.join(wait_s)
-    if raised:
-        raise raised.pop()
-    if wait_s and ending.is_alive():
+    if not in_time(end, wait_s, "kafkapipes-release") and wait_s:
         _log.warning(
             "a client of Kafka has not ended within %g s (a name server that hangs?), it is left behind", wait_s
         )

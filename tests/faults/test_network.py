@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
+import kafkapipes.kafka.fetcher
 from kafkapipes import ConnectError, StalledError, streaming
 from kafkapipes.kafka.failures import LOG_LINES, SILENCE, Complaints
-from kafkapipes.kafka.fetcher import Fetcher
 from kafkapipes.kafka.offsets import LogReader
 from kafkapipes.pipes.reader import PartitionReader
 from kafkapipes.progress import RangeProgress
@@ -602,7 +602,7 @@ def test_a_stretch_of_aborted_records_that_comes_slowly_is_no_stall(proxy, abort
 @pytest.mark.case(19)
 def test_without_the_clients_statistics_that_stretch_would_be_a_stall(proxy, aborted, verdict, monkeypatch):
     """The control: nothing else tells that something comes."""
-    monkeypatch.setattr(Fetcher, "_fetch_position", lambda *_: -1)
+    monkeypatch.setattr(kafkapipes.kafka.fetcher, "_standing", lambda *_: (-1, ""))
 
     outcome = read_over_aborted(proxy, aborted, "chain-0")
 

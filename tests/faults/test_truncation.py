@@ -38,7 +38,7 @@ CUTS = {
 SAYS = {
     "below-the-reader": "the log ends at 5 by now, it held records up to 60",
     "above-the-reader": "the log ends at 40 by now, it held records up to 60",
-    "below-and-refilled": "truncation detected",
+    "below-and-refilled": "cut back",
     "above-and-refilled": "epoch",
     "above-and-refilled-in-vain": "truncation detected at offset 60",
 }

@@ -12,7 +12,7 @@ from confluent_kafka import KafkaError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kafkapipes import ConfigError, RangeParser
+from kafkapipes import ConfigError, RangeParser, StalledError
 from kafkapipes.kafka import direct
 from kafkapipes.kafka.config import ClientConfig
 from kafkapipes.kafka.direct import DirectClient, open_reader
@@ -176,7 +176,7 @@ def test_no_flipped_bit_behind_the_checksum_is_delivered():
     for bit in range(17 * 8, len(data) * 8):
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << bit % 8
-        assert parsed(flipped) == ([], START, _batches.NOT_PLAIN)
+        assert parsed(flipped) == ([], START, _batches.DAMAGED)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,9 @@ def reading():
             "max.partition.fetch.bytes": most,
         }  # fmt: skip
         successor = Successor()
-        client = DirectClient(properties, lambda: successor, reads_committed=True, timestamps=timestamps)
+        noted = []
+        client = DirectClient(properties, lambda: successor, noted.append, reads_committed=True, timestamps=timestamps)
+        client.noted = noted
         client.successor = successor
         client.assign("t", 0, 0, end)
         opened.append(client)
@@ -449,7 +451,6 @@ SURPRISES = {
     "a quota": {"batches": plain(1, [b"b"]), "throttled_ms": 10},
     "aborted transactions": {"batches": plain(1, [b"b"]), "aborted": ABORTED},
     "compression": plain(1, [b"b"], attributes=4),
-    "damage": plain(1, [b"b"])[:-1] + b"!",
     "part of a batch": plain(1, [b"b"])[:-1],
     "a closed connection": hang_up,
     "half an answer": cut,
@@ -468,6 +469,35 @@ def test_at_whatever_else_it_hands_over_behind_the_last_record(reading, surprise
         assert collect(client) == ([b"a"], None)
         assert client.successor.assigned == ("t", 0, 1, 100)
         assert client.name == "direct, then librdkafka"
+        codes = {silent: KafkaError._TIMED_OUT, hang_up: KafkaError._TRANSPORT, cut: KafkaError._TRANSPORT}
+        expected = [codes[surprise]] if callable(surprise) and surprise in codes else []
+        assert [error.code() for error in client.noted] == expected
+
+
+def test_a_successor_that_does_not_start_is_an_error(reading, monkeypatch):
+    monkeypatch.setattr(direct, "OPEN_S", 0.1)
+    over = threading.Event()
+    with ScriptedBroker({"error": 6}) as broker:
+        client = reading(broker.servers)
+        client._make_successor = over.wait
+        with pytest.raises(StalledError, match=r"t:0@0: a client of librdkafka.*did not start within 0\.1 s"):
+            collect(client)
+    over.set()
+
+
+def test_a_damaged_batch_is_a_word_behind_the_records_before_it(reading):
+    damaged = (
+        plain(1, [b"b" + bytes(100)])[:-1] + b"!"
+    )  # librdkafka 2.16 aborts the process where such a one ends in zeros
+    with ScriptedBroker(plain(0, [b"a"]) + damaged) as broker:
+        client = reading(broker.servers)
+        with client.fetch(100, 5) as fetched:
+            assert fetched.offsets.tolist() == [0]
+        for _ in range(2):
+            with client.fetch(100, 5) as fetched:
+                (word,) = fetched.words
+            assert (word.error.code(), word.topic, word.partition) == (KafkaError._BAD_MSG, "t", 0)
+            assert "from offset 1 on" in word.error.str()
 
 
 def test_amid_an_answer_it_hands_over_too(reading):
@@ -574,7 +604,9 @@ def opened(config=None, headers=False):
     "config",
     [
         {}, {"client.id": "me"}, {"isolation.level": "READ_UNCOMMITTED"}, {"error_cb": print},
-        {"isolation.level": lambda: "read_committed"},
+        {"isolation.level": lambda: "read_committed"}, {"sasl.password": "unused", "ssl.ca.location": "unused"},
+        {"fetch.max.bytes": 2_000_000}, {"fetch.max.bytes": "200000", "message.max.bytes": 150_000},
+        {"queued.min.messages": 1, "queued.max.messages.kbytes": 100}, {"socket.timeout.ms": 5000},
     ],
 )  # fmt: skip
 def test_it_reads_where_nothing_is_set_that_it_does_not_know(config, monkeypatch):
@@ -586,8 +618,9 @@ def test_it_reads_where_nothing_is_set_that_it_does_not_know(config, monkeypatch
 @pytest.mark.parametrize(
     "config",
     [
-        {"security.protocol": "ssl"}, {"client.rack": "a"}, {"fetch.max.bytes": 2_000_000}, {"debug": "fetch"},
-        {"stats_cb": print}, {"socket.timeout.ms": 5000},
+        {"security.protocol": "ssl"}, {"client.rack": "a"}, {"debug": "fetch"}, {"stats_cb": print},
+        {"security.protocol": "sasl_plaintext", "sasl.username": "me", "sasl.password": "x", "sasl.mechanism": "PLAIN"},
+        {"fetch.wait.max.ms": 100}, {"check.crcs": False},
     ],
 )  # fmt: skip
 def test_with_any_other_property_librdkafka_reads(config, monkeypatch):
@@ -626,6 +659,10 @@ def test_asked_for_where_it_cannot_be_had_it_is_an_error_that_says_why(monkeypat
         (lambda: opened({"client.rack": "a"}), "client.rack"),
         (lambda: opened(headers=True), "headers"),
         (lambda: opened({"isolation.level": "any"}), "isolation.level"),
+        (lambda: opened({"fetch.max.bytes": 10}), "fetch.max.bytes is less than"),
+        (lambda: opened({"queued.min.messages": 0}), "queued.min.messages"),
+        (lambda: opened({"queued.min.messages": "0x10"}), "queued.min.messages"),
+        (lambda: opened({"socket.timeout.ms": True}), "socket.timeout.ms"),
     ):
         with pytest.raises(ConfigError, match=f"KAFKAPIPES_CLIENT is 'direct', but .*{why}"):
             asked()

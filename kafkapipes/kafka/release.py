@@ -1,4 +1,4 @@
-"""What may hang in a client of Kafka, such as its end: waited for within bounds, and not done where a fork brought it."""
+"""What may hang in a client of Kafka, such as its end: waited for within bounds, and not done in a fork of it."""
 
 import logging
 import sys

@@ -479,8 +479,7 @@ def test_a_range_that_starts_behind_the_log_may_be_reported_instead(cluster, ora
 def large(own_broker):
     """A log of 0 to 59, in three segments, of which only a few records are fetched ahead."""
     name = own_broker.new_topic(segment_bytes="1048576")
-    for first in range(0, 60, 4):  # a batch each
-        own_broker.produce(name, records(name, range(first, first + 4), size=LARGE))
+    own_broker.produce(name, records(name, range(60), size=LARGE), in_a_batch=4)
     return name
 
 

@@ -93,10 +93,16 @@ class Cluster:
         return self._create(config, partitions, replication_factor=1)
 
     def produce(
-        self, topic: str, records: list[tuple[bytes | None, bytes | None]], partition: int = 0, **options
+        self,
+        topic: str,
+        records: list[tuple[bytes | None, bytes | None]],
+        partition: int = 0,
+        in_a_batch: int = 10_000,
+        **options,
     ) -> None:
         """Append (value, key) records, in this order, each once, all acknowledged when it returns."""
-        producer = Producer({"bootstrap.servers": self.bootstrap_servers, "linger.ms": 20, "enable.idempotence": True})
+        settings = {"linger.ms": 20, "enable.idempotence": True, "batch.num.messages": in_a_batch}
+        producer = Producer({"bootstrap.servers": self.bootstrap_servers, **settings})
         for value, key in records:
             while True:
                 try:

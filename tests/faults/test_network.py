@@ -470,20 +470,20 @@ READS_BESIDE = """
 import sys, time
 from kafkapipes import RangeParser
 began = time.monotonic()
-servers = sys.argv[1] + ",no-such-host.invalid:9092"
+servers = "no-such-host.invalid:9092," + sys.argv[1]
 print(sum(map(len, RangeParser("t:0:0:20").read_partitions(servers))), time.monotonic() - began)
 """
 
 
 @pytest.mark.case(17)
-def test_a_second_name_that_is_being_looked_up_for_ever_does_not_hold_up_a_read(embedded, silent_name_server, verdict):
+def test_one_name_that_is_being_looked_up_for_ever_does_not_hold_up_a_read(embedded, silent_name_server, verdict):
     embedded.fill("t", records("t", range(20)))
 
     with silent_name_server(READS_BESIDE, embedded.bootstrap_servers) as process:
         count, seconds = process.communicate(timeout=60)[0].split()
 
     assert count == "20"
-    assert float(seconds) < 9  # three clients, each of which is waited for 2 s
+    assert float(seconds) < 10  # the direct client waits for 1 s, and three others are waited for 2 s at their end
     verdict.outcomes, verdict.seconds, verdict.error = 1, float(seconds), "complete"
     verdict.has_fired(silent_name_server.was_asked())
 

@@ -1,7 +1,7 @@
 """The seam to the client that reads: what one call brought, as columns, and the client's words in between.
 
 `Client` is what the fetcher asks for; `PythonClient` gives it by confluent_kafka's consumer, native.py by librdkafka
-itself.
+itself, direct.py by asking a broker.
 """
 
 import gc
@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from kafkapipes.records import BytesColumn, Destination, Headers, RecordBatch
 from kafkapipes.report import RangeReport
 
-NO_END = 2**63 - 1
+NO_END = 2**63 - 1  # of what is assigned: no offset lies behind it
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The direct client: it asks the leader itself, and takes the columns out of its answers as they came.
 
-librdkafka makes an object of each record. Where records come in clear and uncompressed, and the user has set nothing of
-librdkafka's, half of a read is saved by not doing so. This client knows that one case. At anything else (another
+librdkafka makes an object of each record, which costs up to half of a read of small ones. Where records come in clear and
+uncompressed, and the user has set nothing that is not known here, it need not be. This client knows that one case. At anything else (another
 codec, an aborted transaction, an error, silence) it hands over to a client of librdkafka, for good and from the
 very offset that it has come to: what an error means, and what to do then, is decided there alone.
 """
@@ -56,7 +56,7 @@ ANSWER_BYTES = 2**20  # of records: they are still in the processor's cache when
 LARGEST_ANSWER = 2**27  # one batch may be larger than what was asked for, but not this large
 CONNECT_S = 1.0  # for a name, a connection, or the name of a leader: what takes longer is for librdkafka
 OPEN_S = (
-    10.0  # in which a client of librdkafka starts: some milliseconds, or never where no memory is left for its threads
+    10.0  # in which a client of librdkafka starts: it takes milliseconds, or for ever without memory for its threads
 )
 _log = logging.getLogger("kafkapipes")
 
@@ -204,7 +204,7 @@ class DirectClient:
         try:
             while True:
                 rows = self._records(records, destination) if self._answer.data else None
-                if rows is not None and len(rows.offsets):
+                if rows is not None:
                     return rows
                 words = self._words()
                 if words or not self._next_answer(deadline):

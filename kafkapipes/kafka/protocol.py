@@ -1,7 +1,7 @@
 """Two questions of Kafka's protocol, as bytes: who leads a partition (Metadata), and its records (Fetch). Pure.
 
-Layouts and numbers are those of the protocol guide, https://kafka.apache.org/protocol.html. The versions are the oldest
-that brokers of today still answer, and so the ones that most brokers do.
+Layouts and numbers are those of the protocol guide, https://kafka.apache.org/protocol.html. Fetch 4 is the
+oldest version that Kafka 4 answers, and Metadata 4 the first that can ask without making the topic.
 """
 
 import struct

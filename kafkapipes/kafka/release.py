@@ -1,4 +1,4 @@
-"""What may hang in a client of Kafka, such as its end: waited for within bounds, and not done in a fork of it."""
+"""What may hang in a client of Kafka, such as its end: waited for within bounds; and clients that a fork inherits."""
 
 import logging
 import sys

@@ -1,9 +1,9 @@
 """The direct client: it asks the leader itself, and takes the columns out of its answers as they came.
 
-librdkafka makes an object of each record, which costs up to half of a read of small ones. Where records come in clear and
-uncompressed, and the user has set nothing that is not known here, it need not be. This client knows that one case. At anything else (another
-codec, an aborted transaction, an error, silence) it hands over to a client of librdkafka, for good and from the
-very offset that it has come to: what an error means, and what to do then, is decided there alone.
+librdkafka makes an object of each record, which costs up to half of a read of small ones. Where records come in clear
+and uncompressed, and the user has set nothing that is not known here, it need not be. This client knows that one case.
+At anything else (another codec, an aborted transaction, an error, silence) it hands over to a client of librdkafka, for
+good and from the very offset that it has come to: what an error means, and what to do then, is decided there alone.
 """
 
 import logging

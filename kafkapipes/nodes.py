@@ -32,11 +32,14 @@ class KafkaNode(BaseNode):  # type: ignore[misc]  # torchdata has no types that 
     ...     doubled = ParallelMapper(KafkaNode(stream), lambda batch: batch * 2, num_workers=2, method="thread")
     ...     return Loader(Prefetcher(doubled, prefetch_factor=2))
     >>> loader = pipeline()
-    >>> next(iter(loader)).flatten().tolist()
+    >>> batches = iter(loader)
+    >>> next(batches).flatten().tolist()
     [0, 2, 4, 6]
     >>> again = pipeline()
     >>> again.load_state_dict(loader.state_dict())
     >>> [batch.flatten().tolist() for batch in again]
+    [[8, 10, 12, 14], [16, 18]]
+    >>> [batch.flatten().tolist() for batch in batches]
     [[8, 10, 12, 14], [16, 18]]
     >>> kafka.close()
     """

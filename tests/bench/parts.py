@@ -90,6 +90,7 @@ def tuning(session: Session) -> Iterator[Work]:
     settings: dict[str, dict[str, object]] = {
         "`batch_records=500`": {"batch_records": 500},
         "`batch_records=50_000`": {"batch_records": 50_000},
+        "memory that the machine may have to borrow": {"memory_at_hand": False},
         "the `native` client": {"client": "native"},
         "the same, `fetch.max.bytes` 1 MiB, not 16": {"config": {"fetch.max.bytes": 1_048_576}},
         "the same, `fetch.max.bytes` 64 MiB, queue 128": {

@@ -22,11 +22,13 @@ from typing import Any
 import numpy as np
 
 from tests.bench.fetch import read_bare
+from tests.bench.memory import have_at_hand
 from tests.bench.topics import Topic, count_wrong
 
 Way = Callable[..., Generator[Any, None, Any]]
 PERF_VARIABLE = "KAFKAPIPES_BENCH_PERF"  # two pipes of `perf record --control`, which then records the reading only
 _BUILD = Path(__file__).parents[2] / "build" / "bench"
+_COPIES, _BESIDES_MB = 3, 200  # of the data: the most that any way takes, and more
 _LARGE_BYTES = 10_000  # from here on, copying a record by itself is cheaper than joining it to others
 _TUNED = {
     "group.id": "bench", "enable.auto.commit": "false", "enable.auto.offset.store": "false",
@@ -181,9 +183,15 @@ WAYS: dict[str, Way] = {
 
 
 def run(way: str, servers: str, topic: Topic, options: dict[str, Any]) -> dict[str, Any]:
-    """Read in this process: seconds, processor seconds, records a second, and the peak of memory above the set-up's."""
+    """Read in this process: seconds, processor seconds, records a second, and the peak of memory above the set-up's.
+
+    The option `memory_at_hand` is false where the pages are to be those that the machine happens to have.
+    """
+    has_memory = options.pop("memory_at_hand", True)
     reading = WAYS[way](servers, topic, **options)
     next(reading)
+    if has_memory:
+        have_at_hand(_COPIES * topic.megabytes + _BESIDES_MB)
     Path("/proc/self/clear_refs").write_text("5")  # the peak of memory counts from here (proc(5))
     before = _kilobytes("VmRSS")
     _control_perf("enable")

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from tests.bench.measure import OURS, Run, Session, Work
+from tests.bench.memory import have_at_hand
 from tests.bench.topics import LABELS, Topic
 
 CONSTRUCTOR, IN_ORDER, BUDGET = "TrainingKafkaDataset", "in order", "50 µs a batch"
@@ -23,6 +24,7 @@ ONE_READER = "TrainingKafkaDataset, one reader"  # as a stream in order has
 NOTHING = "1 worker(s) that read nothing"  # what torch takes to pass as many batches of that size to the parent
 BATCH, LARGE_BATCH = 256, 4096
 _LONG_BYTES = 1_000_000_000  # of a topic for which a shuffle has several cycles of windows to read
+_AT_HAND_MB = 500  # several windows of a shuffle
 _BUDGET_S = 50e-6
 
 
@@ -78,6 +80,7 @@ def epoch(
     """
     from kafkapipes import StreamingKafkaDataset
 
+    have_at_hand(_AT_HAND_MB)
     config = {"data_type": "uint8", "label_type": "uint8", "data_reshape": str(topic.size)}
     message = {"topic": topic.ranges, "input_config": config}
     began = time.perf_counter()

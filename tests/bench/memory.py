@@ -8,7 +8,7 @@ def have_at_hand(megabytes: float) -> None:
     """See to it that the next so many megabytes that this machine gives out are there.
 
     A virtual machine may hand its free memory back to its host (Linux: free page reporting); a page is then fetched
-    anew at its first touch, at twenty times the cost. What was taken and freed a moment ago is handed out next.
+    anew at its first touch, at up to twenty times the cost. What was taken and freed a moment ago is handed out next.
     """
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     size = min(int(megabytes * 1e6), free // 2)

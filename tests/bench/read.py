@@ -28,7 +28,7 @@ from tests.bench.topics import Topic, count_wrong
 Way = Callable[..., Generator[Any, None, Any]]
 PERF_VARIABLE = "KAFKAPIPES_BENCH_PERF"  # two pipes of `perf record --control`, which then records the reading only
 _BUILD = Path(__file__).parents[2] / "build" / "bench"
-_COPIES, _BESIDES_MB = 3, 200  # of the data: the most that any way takes, and more
+_COPIES, _BESIDES_MB = 3, 200  # times the data, and megabytes: more than a copy of it
 _LARGE_BYTES = 10_000  # from here on, copying a record by itself is cheaper than joining it to others
 _TUNED = {
     "group.id": "bench", "enable.auto.commit": "false", "enable.auto.offset.store": "false",
@@ -150,7 +150,7 @@ def ray(servers: str, topic: Topic) -> Generator[Any, None, Any]:
 
 
 def daft(servers: str, topic: Topic) -> Generator[Any, None, Any]:
-    """daft.read_kafka with batches as large as ours, its Arrow columns copied into two arrays."""
+    """daft.read_kafka with batches as large as the loops', its Arrow columns copied into two arrays."""
     import daft
 
     yield

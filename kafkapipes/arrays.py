@@ -61,10 +61,11 @@ class ArrayBatch:
         """`topic:partition@offset` of one row, for messages."""
         return f"{self.account.range.topic}:{self.account.range.partition}@{int(self.offsets[row])}"
 
-    def select(self, rows: np.ndarray) -> "ArrayBatch":
-        """The batch of some rows (int64 indices), copied."""
+    def select(self, rows: np.ndarray, offsets: np.ndarray | None = None) -> "ArrayBatch":
+        """The batch of some rows (int64 indices), copied, with their offsets or what is to stand for these."""
         labels = None if self.labels is None else _select(self.labels, rows)
-        return ArrayBatch(_select(self.values, rows), labels, self.offsets[rows], self.account)
+        offsets = self.offsets[rows] if offsets is None else offsets
+        return ArrayBatch(_select(self.values, rows), labels, offsets, self.account)
 
     def between(self, begin: int, end: int) -> "ArrayBatch":
         """The batch of the rows from `begin` up to, and without, `end`: shares memory."""

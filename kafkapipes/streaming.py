@@ -38,8 +38,8 @@ from kafkapipes.report import ReadReport
 from kafkapipes.shared import SharedNumber
 from kafkapipes.stream import Pass, State, StreamIterator
 
-BLOCK_BYTES = 2**20  # of a block, where the size of a sample is declared: it takes longer to read than to find
-BLOCK_RECORDS = 16_384  # of a block at the most
+BLOCK_BYTES = 2**21  # of a block, where the size of a sample is declared: it takes longer to read than to find
+BLOCK_RECORDS = 32_768  # of a block at the most
 UNDECLARED_BYTES = 1024  # of a sample, where its size is not declared: a guess
 STRIPE = 256  # offsets of a log without an end that are one reader's, where batches do not tell
 
@@ -94,7 +94,7 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
         coordinates: whether each sample comes with a third part, (topic, partition, offset), and each batch with what
             collating makes of these: a list of topics, and int64 tensors [B] of partitions and offsets
         batch_records: the most records fetched at once
-        block_records: offsets a block; None: about 1 MiB of them, and of a small range a part
+        block_records: offsets a block; None: about 2 MiB of them, and of a small range a part
         window_blocks: blocks whose records are mixed with one another; 12 times as many are held
         prefetch_blocks: blocks that are read ahead, at the least; a shuffle reads what it holds, once more, ahead
         rank, world_size: which of how many processes this is; None: as torch.distributed, or RANK and WORLD_SIZE in

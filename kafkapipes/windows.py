@@ -92,7 +92,8 @@ class Cycle:
             if not is_full:
                 rows, places = rows[rows != NO_RECORD], places[rows != NO_RECORD]
             samples = self.samples if len(rows) else None
-            yield None if samples is None else (samples.select(rows), places)
+            # A place says more than an offset, and is at hand: offsets would be gathered from all over the memory.
+            yield None if samples is None else (samples.select(rows, places), places)
 
     def _kinds(self) -> tuple[list[bool], list[bool]]:
         """Of each item, whether every place holds a record, and whether these follow one another: of all at once."""

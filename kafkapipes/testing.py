@@ -91,7 +91,9 @@ class EmbeddedKafka:
         if not isinstance(records, Iterable):
             raise ConfigError(f"records is {shown(records)}, wanted (value, key) pairs")
         self._create(topic, partition + 1)  # no harm if it exists
-        producer = confluent_kafka.Producer({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
+        # The flush sends all at once: what comes in one batch does not hang on how long it took to hand it over.
+        options = {"bootstrap.servers": self.bootstrap_servers, "log_level": 0, "linger.ms": 10_000}
+        producer = confluent_kafka.Producer(options)
         failed: list[object] = []
         for place, record in enumerate(records):
             value, key = _pair(record, place)

@@ -10,7 +10,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -30,6 +30,8 @@ from kafkapipes.kafka.protocol import (
     Question,
     fetch_question,
     fetched,
+    identity_of,
+    identity_question,
     leader_of,
     metadata_question,
 )
@@ -189,6 +191,16 @@ class DirectClient:
         self._reads = False
         if self._successor is not None:
             self._successor.unassign()
+
+    def topic_id(self, topic: str) -> str:
+        """The identity of a topic by the word of the first server that tells it; "" where none does. For any thread."""
+        question = Question(1, self._client_id, topic, -1)
+        for server in self._servers:
+            with suppress(OSError, ProtocolError), closing(_Line(server, 0)) as line:
+                line.ask(identity_question(question))
+                if (answer := line.answer(question.number, time.monotonic() + CONNECT_S)) is not None:
+                    return identity_of(answer, question)
+        return ""
 
     def close(self) -> None:
         """End the client."""

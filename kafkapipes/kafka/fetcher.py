@@ -18,7 +18,7 @@ from kafkapipes.errors import (
 )
 from kafkapipes.kafka.client import Fetched, Word
 from kafkapipes.kafka.config import ClientConfig, fetch_ms
-from kafkapipes.kafka.direct import open_reader
+from kafkapipes.kafka.direct import DirectClient, open_reader
 from kafkapipes.kafka.failures import (
     ADVICE,
     HARMLESS,
@@ -79,7 +79,6 @@ class Fetcher:
         self._standing = ""  # what the client's statistics say of itself
         self._fitting = ("", 0)  # the topic that was read last, and how many of its records to ask for at once
         self._last_word: Word | None = None  # of the client, to act upon once the records before it are handed out
-        self._watch = TopicWatch(config, stall_timeout_s)
         patience = {"socket.timeout.ms": fetch_ms(stall_timeout_s)}
         properties = self._complaints.listening({**patience, **config.consumer(readers, piece_bytes)})
         # Its own word on how far it has come, where no record shows that; several within a stall's time.
@@ -88,6 +87,8 @@ class Fetcher:
             self._client = open_reader(config, properties, self._complaints, timestamps=timestamps, headers=headers)
         except (KafkaException, ValueError, TypeError) as exc:
             raise failure_of(exc, "the client configuration was refused", config) from None
+        glance = self._client.topic_id if isinstance(self._client, DirectClient) else None
+        self._watch = TopicWatch(config, stall_timeout_s, glance)
 
     def __enter__(self) -> "Fetcher":
         return self

@@ -16,6 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 from kafkapipes.errors import ConfigError
 from kafkapipes.kafka.client import NO_END, Client, Fetched, PythonClient, Word
 from kafkapipes.kafka.failures import Complaints
+from kafkapipes.kafka.release import check_lookups
 from kafkapipes.options import check_choice
 from kafkapipes.records import BytesColumn, Destination, RecordBatch
 from kafkapipes.report import RangeReport
@@ -43,7 +44,9 @@ def open_client(properties: Mapping[str, object], complaints: Complaints, *, tim
     Raises:
         ConfigError: the environment asks for the native client, which cannot be had
         KafkaException, ValueError, TypeError: librdkafka refuses the properties
+        StalledError: no client of librdkafka can work in this process
     """
+    check_lookups()
     choice = chosen()
     reason = "" if choice == "python" else _obstacle(properties)
     if choice == "native" and reason:

@@ -23,7 +23,7 @@ from kafkapipes.errors import (
 )
 from kafkapipes.kafka.config import ClientConfig, answer_ms
 from kafkapipes.kafka.failures import SILENCE, Complaints, describe, failure, failure_of, interruptible
-from kafkapipes.kafka.release import END_S, end_client
+from kafkapipes.kafka.release import END_S, check_lookups, end_client
 from kafkapipes.ranges import AtTime, Last, OffsetRange, Symbol
 from kafkapipes.report import RangeReport, ReadReport
 
@@ -181,6 +181,7 @@ class LogReader:
         self._known: set[str] = set()  # topics whose leaders the client has asked for
         patience = {"socket.timeout.ms": answer_ms(connect_timeout_s)}
         properties = self._complaints.listening({**patience, **config.admin(may_create)})
+        check_lookups()
         try:
             self._admin: AdminClient | None = AdminClient(properties)
         except (KafkaException, ValueError, TypeError) as exc:

@@ -1,17 +1,21 @@
-"""Two questions of Kafka's protocol, as bytes: who leads a partition (Metadata), and its records (Fetch). Pure.
+"""Three questions of Kafka's protocol, as bytes: who leads a partition, its records, and a topic's identity. Pure.
 
 Layouts and numbers are those of the protocol guide, https://kafka.apache.org/protocol.html. Fetch 4 is the
-oldest version that Kafka 4 answers, and Metadata 4 the first that can ask without making the topic.
+oldest version that Kafka 4 answers, Metadata 4 the first that can ask without making the topic, and Metadata 10
+the first that tells its identity (Kafka 2.8).
 """
 
 import struct
+from base64 import b64encode
 from dataclasses import dataclass
 
 _FETCH, _METADATA = 1, 3
-_FETCH_VERSION, _METADATA_VERSION = 4, 4
+_FETCH_VERSION, _METADATA_VERSION, _IDENTITY_VERSION = 4, 4, 10
 SIZE = struct.Struct(">i")  # before every question and answer: how many bytes follow
 _HEADER = struct.Struct(">hhi")  # of a question: its kind, its version, and the number that the answer will bear
 _ANY_REPLICA = -1
+_UUID_BYTES = 16
+_NO_TAGS = b"\0"  # from some version on every structure ends in tagged fields; here there are none
 
 
 class ProtocolError(Exception):
@@ -87,6 +91,37 @@ def leader_of(answer: memoryview, question: Question) -> tuple[str, int]:
     raise ProtocolError("no leader")
 
 
+def identity_question(question: Question) -> bytes:
+    """What is the topic's identity?"""
+    topic = question.topic.encode()
+    body = b"\x02" + bytes(_UUID_BYTES) + _varint(len(topic) + 1) + topic + _NO_TAGS  # one topic, by its name
+    body += b"\0\0\0" + _NO_TAGS  # which must not be created, and nobody's rights are asked for
+    return _framed(_METADATA, _IDENTITY_VERSION, question, _NO_TAGS + body)
+
+
+def identity_of(answer: memoryview, question: Question) -> str:
+    """The topic's identity, in base64 as librdkafka writes it.
+
+    Raises:
+        ProtocolError: the answer does not tell it
+    """
+    reader = _Reader(answer, question)
+    reader.pass_tags()
+    reader.integer(4)  # throttled: of no concern to one question
+    for _ in range(reader.varint() - 1):
+        reader.integer(4)  # a broker
+        reader.compact()  # its host
+        reader.integer(4)
+        reader.compact()  # its rack
+        reader.pass_tags()
+    reader.compact()  # the cluster
+    reader.integer(4)  # its controller
+    topics, error = reader.varint() - 1, reader.integer(2)
+    if (topics, error, reader.compact()) != (1, 0, question.topic):
+        raise ProtocolError(f"no identity of this topic: {topics} topics, error {error}")
+    return b64encode(reader.raw(_UUID_BYTES)).decode().rstrip("=")
+
+
 def fetch_question(question: Question, offset: int, wait_ms: int, most_bytes: int, *, reads_committed: bool) -> bytes:
     """The records from `offset`, as soon as there is one, or none after `wait_ms`; at least one whole batch."""
     body = struct.pack(">iiiib", _ANY_REPLICA, wait_ms, 1, most_bytes, reads_committed)
@@ -125,6 +160,12 @@ def _string(text: str) -> bytes:
     return struct.pack(">h", len(encoded)) + encoded
 
 
+def _varint(number: int) -> bytes:
+    """Seven bits a byte, the lowest first; each but the last is marked by its highest bit."""
+    low, high = number & 0x7F, number >> 7
+    return bytes([low | 0x80]) + _varint(high) if high else bytes([low])
+
+
 class _Reader:
     """Takes one field after the other from an answer, which must bear the question's number."""
 
@@ -140,6 +181,30 @@ class _Reader:
     def string(self) -> str | None:
         length = self.integer(2)
         return None if length < 0 else str(self._take(length), "utf-8", "replace")
+
+    def varint(self) -> int:
+        """Seven bits a byte, the lowest first."""
+        number = 0
+        for shift in range(0, 35, 7):
+            byte = self._take(1)[0]
+            number |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return number
+        raise ProtocolError("a number of more than five bytes")
+
+    def compact(self) -> str | None:
+        """A text as the newer versions have it: before it stands its length, plus one."""
+        length = self.varint() - 1
+        return None if length < 0 else str(self._take(length), "utf-8", "replace")
+
+    def pass_tags(self) -> None:
+        """Pass over the tagged fields at the end of a structure."""
+        for _ in range(self.varint()):
+            self.varint()
+            self._take(self.varint())
+
+    def raw(self, size: int) -> bytes:
+        return bytes(self._take(size))
 
     def skip(self, size: int) -> None:
         self._take(size)

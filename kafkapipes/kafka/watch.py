@@ -1,6 +1,8 @@
 """Beside a read: is each topic still the one that was planned? Asked now and then, and at the end."""
 
+import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Any
 
@@ -11,7 +13,7 @@ from kafkapipes.errors import StalledError, TopicChangedError
 from kafkapipes.kafka.config import ClientConfig, answer_ms
 from kafkapipes.kafka.failures import ADVICE, SILENCE, TERMINAL, Complaints, failure_of
 from kafkapipes.kafka.offsets import ask_topic_id, topic_id_of
-from kafkapipes.kafka.release import END_S, end_client
+from kafkapipes.kafka.release import END_S, check_lookups, end_client
 
 CHECK_S = 5.0  # between two questions during a read
 DOUBT_S = 1.0  # a topic was deleted if two answers, so far apart, do not know it: one broker may lag behind
@@ -23,10 +25,15 @@ class TopicWatch:
     """Asks for the identity of topics while they are read. For one process.
 
     Without it a consumer goes on, at its old offset, in a topic that was deleted and made anew.
+
+    Args:
+        glance: tells the identity of a topic without a client of librdkafka, "" where it cannot. It is believed only
+            where it tells the one that was planned; else a client of librdkafka is asked, from then on
     """
 
-    def __init__(self, config: ClientConfig, timeout_s: float) -> None:
+    def __init__(self, config: ClientConfig, timeout_s: float, glance: Callable[[str], str] | None = None) -> None:
         self._config = config
+        self._glance = glance
         self._timeout_s = timeout_s
         self._complaints = Complaints(config)
         self._admin: AdminClient | None = None
@@ -86,6 +93,12 @@ class TopicWatch:
 
     def _judge(self, topic: str, asked: "Future[Any]", where: str = "") -> bool:
         """Whether an answer says that the topic is the one that was planned; False where it says nothing."""
+        planned = self._planned[topic]
+        if self._glance is not None:
+            if asked.result(0) == planned:
+                return True
+            self._glance = self._asked = None
+            return False
         try:
             found = topic_id_of(asked)
         except KafkaException as exc:
@@ -99,7 +112,6 @@ class TopicWatch:
                 return False
             raise failure_of(exc, where or f"topic {topic} while it was read", self._config) from None
         self._unknown_since.pop(topic, None)
-        planned = self._planned[topic]
         if found not in ("", planned):
             raise TopicChangedError(
                 f"topic {topic} was deleted and made anew while it was read: wanted the topic of id {planned}, found "
@@ -108,7 +120,10 @@ class TopicWatch:
         return True
 
     def _ask(self, topic: str) -> "Future[Any]":
+        if self._glance is not None:
+            return _in_background(self._glance, topic)
         if self._admin is None:
+            check_lookups()
             patience = {"socket.timeout.ms": answer_ms(self._timeout_s)}
             self._admin = AdminClient(self._complaints.listening({**patience, **self._config.admin()}))
         return ask_topic_id(self._admin, topic, min(_REQUEST_S, answer_ms(self._timeout_s) / 1000))
@@ -123,3 +138,20 @@ class TopicWatch:
                 "the broker, or raise stall_timeout_s"
             )
         )
+
+
+def _in_background(glance: Callable[[str], str], topic: str) -> "Future[Any]":
+    """What a glance tells, "" where it fails. Nothing waits for its thread, not even the end of the process."""
+    answer: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(glance(topic))
+        except Exception:
+            answer.set_result("")
+
+    try:
+        threading.Thread(target=run, name="kafkapipes-watch", daemon=True).start()
+    except RuntimeError:  # no thread is to be had
+        answer.set_result("")
+    return answer

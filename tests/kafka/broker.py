@@ -66,6 +66,25 @@ def metadata_answer(number, address, topic="t", partition=0, error=0):
     return struct.pack(">ii", number, 0) + broker + text("cluster") + struct.pack(">i", 7) + topics
 
 
+def unsigned(number):
+    """In groups of seven bits from the lowest."""
+    groups = [number >> shift & 0x7F | 0x80 for shift in range(0, max(number.bit_length(), 1), 7)]
+    return bytes([*groups[:-1], groups[-1] & 0x7F])
+
+
+def compact(name):
+    """A text as the newer versions of questions have it."""
+    return b"\0" if name is None else unsigned(len(name.encode()) + 1) + name.encode()
+
+
+def identity_answer(number, identity, topic="t", error=0, tags=b"\0", brokers=1):
+    """Brokers without a rack, and one topic, of which no more follows than its identity."""
+    broker = struct.pack(">i", 7) + compact("there") + struct.pack(">i", 9092) + compact(None) + tags
+    cluster = compact("cluster") + struct.pack(">i", 7)
+    head = struct.pack(">i", number) + tags + struct.pack(">i", 0) + unsigned(brokers + 1)
+    return head + brokers * broker + cluster + b"\x02" + struct.pack(">h", error) + compact(topic) + identity
+
+
 def fetch_answer(
     number, batches, topic="t", partition=0, error=0, throttled_ms=0, high=100, stable=100, aborted=MISSING
 ):

@@ -27,6 +27,7 @@ from tests.kafka.broker import (
     ScriptedBroker,
     batch,
     fetch_answer,
+    identity_answer,
     metadata_answer,
     plain,
     record,
@@ -555,6 +556,21 @@ def test_a_name_server_that_hangs_holds_up_nothing(reading, monkeypatch):
 def test_names_are_looked_up(reading):
     with ScriptedBroker(plain(0, [b"a"])) as broker:
         assert collect(reading(f"localhost:{broker.address[1]}", end=1)) == ([b"a"], 1)
+
+
+def tells(identity, **other):
+    return lambda connection, number: send(connection, identity_answer(number, identity, **other))
+
+
+def test_the_identity_of_a_topic_is_asked_of_one_server_after_the_other(reading, monkeypatch):
+    monkeypatch.setattr(direct, "CONNECT_S", 0.1)
+    unknown = tells(b"x" * 16, error=3)
+    with contextlib.ExitStack() as stack:
+        answers = (silent, hang_up, far_too_large, no_answer_at_all, unknown, tells(b"a" * 16), tells(b"b" * 16))
+        servers = [stack.enter_context(ScriptedBroker(metadata=answer)).servers for answer in answers]
+
+        assert reading(",".join(["127.0.0.1:1", *servers])).topic_id("t") == "YWFhYWFhYWFhYWFhYWFhYQ"
+        assert reading(",".join(servers[:-2])).topic_id("t") == ""
 
 
 def test_once_handed_over_all_goes_to_the_successor(reading):

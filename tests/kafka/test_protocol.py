@@ -1,4 +1,5 @@
 import struct
+from base64 import b64encode
 
 import pytest
 
@@ -7,12 +8,15 @@ from kafkapipes.kafka.protocol import (
     Question,
     fetch_question,
     fetched,
+    identity_of,
+    identity_question,
     leader_of,
     metadata_question,
 )
-from tests.kafka.broker import fetch_answer, metadata_answer, plain
+from tests.kafka.broker import fetch_answer, identity_answer, metadata_answer, plain
 
 QUESTION = Question(5, "me", "t", 0)
+IDENTITY = bytes(range(240, 256))
 
 
 def test_a_question_is_framed_by_its_size_and_names_kind_version_number_and_client():
@@ -26,6 +30,34 @@ def fetch_one():
 
 def test_metadata_is_asked_of_one_topic_which_must_not_be_created():
     assert metadata_question(QUESTION)[16:] == struct.pack(">ih1s?", 1, 1, b"t", False)
+
+
+def test_an_identity_is_asked_of_one_topic_which_must_not_be_created():
+    long = "t" * 200
+    for topic, length in (("t", b"\x02"), (long, b"\xc9\x01")):
+        framed = identity_question(Question(5, "me", topic, -1))
+
+        assert struct.unpack_from(">ihhih2s", framed) == (len(framed) - 4, 3, 10, 5, 2, b"me")
+        assert framed[16:] == b"\0\x02" + bytes(16) + length + topic.encode() + b"\0" + b"\0\0\0" + b"\0"
+
+
+@pytest.mark.parametrize("brokers", [0, 1, 3, 200])
+@pytest.mark.parametrize("tags", [b"\0", b"\x02" + b"\x07\x03abc" + b"\x80\x01\0"])
+def test_the_identity_of_the_topic_is_found(brokers, tags):
+    answer = identity_answer(5, IDENTITY, brokers=brokers, tags=tags)
+
+    assert identity_of(memoryview(answer), QUESTION) == b64encode(IDENTITY).decode().rstrip("=")
+
+
+@pytest.mark.parametrize("other", [{"topic": "u"}, {"topic": None}, {"error": 3}])
+def test_no_identity_of_another_topic_and_none_beside_an_error_is_taken(other):
+    with pytest.raises(ProtocolError, match="no identity of this topic"):
+        identity_of(memoryview(identity_answer(5, IDENTITY, **other)), QUESTION)
+
+
+def test_a_length_of_more_than_five_bytes_is_refused():
+    with pytest.raises(ProtocolError, match="five bytes"):
+        identity_of(memoryview(struct.pack(">i", 5) + b"\xff" * 9), QUESTION)
 
 
 def test_a_fetch_is_of_one_partition_from_an_offset_within_bounds():
@@ -73,6 +105,10 @@ def test_the_answer_to_another_question_is_refused():
 
 def test_an_answer_that_is_cut_off_or_too_long_is_refused_wherever():
     fetch, metadata = fetch_answer(5, b"batches"), metadata_answer(5, ("there", 9092))
+    identity = identity_answer(5, IDENTITY)
+    for size in range(len(identity)):
+        with pytest.raises(ProtocolError):
+            identity_of(memoryview(identity[:size]), QUESTION)
     for size in range(len(fetch)):
         with pytest.raises(ProtocolError):
             fetched(memoryview(fetch[:size]), QUESTION, reads_committed=True)

@@ -9,8 +9,11 @@ from kafkapipes import (
     DeadLetterTopic,
     KafkaSink,
     RangeParser,
+    StreamingKafkaDataset,
     TrainingKafkaDataset,
 )
+from kafkapipes.kafka import direct, watch
+from kafkapipes.kafka.native import VARIABLE
 
 pytestmark = pytest.mark.kafka
 
@@ -77,6 +80,22 @@ def test_null_keys_tombstones_and_headers_come_as_they_were_written(cluster):
     assert [value for batch in read for value in batch.values] == [b"a", None, b""]
     assert [key for batch in read for key in batch.keys] == [None, b"k", b""]
     assert [headers for batch in read for headers in batch.headers] == [[("h", b"1"), ("h", None)], [], []]
+
+
+def test_a_plain_read_needs_no_client_of_librdkafka_once_it_is_planned(cluster, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a client of librdkafka was made")
+
+    monkeypatch.delenv(VARIABLE, raising=False)
+    topic = cluster.new_topic()
+    cluster.produce(topic, records(0, 5))
+    message = {"topic": f"{topic}:0:0:5", "input_config": {"data_type": "uint8", "label_type": "uint8"}}
+    stream = StreamingKafkaDataset(message, cluster.bootstrap_servers, "sink")
+    monkeypatch.setattr(direct, "open_client", refuse)
+    monkeypatch.setattr(watch, "AdminClient", refuse)
+
+    assert [int(label) for _, label in stream] == [0, 1, 2, 3, 4]
+    assert stream.report[0].topic_id
 
 
 def test_a_large_range_is_read_by_several_readers_into_the_rows_of_one_tensor(cluster):

@@ -1,5 +1,7 @@
 import gc
 import logging
+import os
+import platform
 import subprocess
 import sys
 import threading
@@ -107,3 +109,67 @@ def test_a_client_that_hangs_when_it_is_closed_does_not_hold_up_a_read(embedded,
     assert [list(batch.values) for batch in batches] == [[b"one", b"two"]]
     assert time.monotonic() - began < 10
     held.set()
+
+
+FORKED = """
+import os, signal, socket, threading
+from kafkapipes import KafkaPipesError, StreamingKafkaDataset
+from kafkapipes.kafka import release
+from kafkapipes.testing import EmbeddedKafka
+
+release.LOOK_UP_S = 0.5
+NONE_SHUT = 100
+
+def look_up():
+    socket.getaddrinfo("127.0.0.1", 0, flags=socket.AI_ADDRCONFIG)
+
+def look_up_for_ever():
+    while True:
+        look_up()
+
+def child():
+    if release.in_time(look_up, 2, "test"):
+        return NONE_SHUT
+    try:
+        print([int(value[0]) for value, _ in stream], flush=True)
+    except KafkaPipesError as exc:
+        print(type(exc).__name__, exc, flush=True)
+    return 0
+
+with EmbeddedKafka() as kafka:
+    kafka.create_topic("t")
+    kafka.fill("t", [(bytes([number]), bytes([number])) for number in range(9)])
+    message = {"topic": "t:0:0:9", "input_config": {"data_type": "uint8", "label_type": "uint8"}}
+    stream = StreamingKafkaDataset(message, kafka.bootstrap_servers, "g", stall_timeout_s=5)
+    look_up()
+    for _ in range(3):
+        threading.Thread(target=look_up_for_ever, daemon=True).start()
+    code = NONE_SHUT
+    while code == NONE_SHUT:
+        if (pid := os.fork()) == 0:
+            signal.alarm(60)
+            os._exit(child())
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os._exit(code)
+"""
+
+
+def read_in_a_fork_whose_lookups_hang(client):
+    """What a stream of nine records gives there."""
+    environment = {**os.environ, "KAFKAPIPES_CLIENT": client}
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that keeps this lock shut in a fork")
+def test_where_look_ups_hang_the_direct_client_reads_all_the_same():
+    assert read_in_a_fork_whose_lookups_hang("direct") == str(list(range(9)))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that keeps this lock shut in a fork")
+def test_where_look_ups_hang_no_client_of_librdkafka_is_made_and_the_error_says_what_to_do():
+    found = read_in_a_fork_whose_lookups_hang("native")
+
+    assert found.startswith("StalledError this process was forked while another thread")
+    assert "multiprocessing_context='forkserver'" in found

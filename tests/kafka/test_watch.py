@@ -9,6 +9,8 @@ import pytest
 from kafkapipes import StalledError, TopicChangedError, TopicError
 from kafkapipes.kafka import watch
 from kafkapipes.kafka.config import ClientConfig
+from kafkapipes.kafka.fetcher import Fetcher
+from kafkapipes.kafka.native import VARIABLE
 from kafkapipes.kafka.offsets import LogReader
 from kafkapipes.kafka.watch import TopicWatch
 from kafkapipes.testing import EmbeddedKafka
@@ -94,6 +96,59 @@ def test_a_topic_without_identity_is_let_be(planned):
     watched.confirm()
 
     assert watched._admin is None
+
+
+def glancing(planned, glance):
+    """A watch that glances first, and what it was glanced at."""
+    watched, seen = planned[0], []
+
+    def noted(topic):
+        seen.append(topic)
+        return glance(topic)
+
+    watched._glance = noted
+    return watched, seen
+
+
+def test_a_glance_that_tells_the_planned_identity_needs_no_client(planned, monkeypatch):
+    monkeypatch.setattr(watch, "CHECK_S", 0.02)
+    watched, seen = glancing(planned, lambda topic: planned[1])
+
+    tick_for(0.3, watched, planned[1])
+    watched.confirm()
+
+    assert watched._admin is None
+    assert len(seen) > 3
+
+
+def fail(topic):
+    raise ValueError(topic)
+
+
+@pytest.mark.parametrize("glance", [lambda topic: "", lambda topic: "another", fail])
+def test_what_a_glance_does_not_confirm_a_client_is_asked(planned, glance, monkeypatch):
+    monkeypatch.setattr(watch, "DOUBT_S", 0.02)
+    watched, seen = glancing(planned, glance)
+
+    tick_for(0.3, watched, planned[1])
+    watched.confirm()
+
+    assert seen == ["t"]
+    assert watched._admin is not None
+
+
+def test_a_direct_reader_glances_and_finds_a_topic_made_anew(planned, embedded, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "direct")
+    config, topic_id = ClientConfig(embedded.bootstrap_servers, "g"), planned[1]
+    with Fetcher(config, batch_records=9, stall_timeout_s=5, timestamps=False, headers=False) as fetcher:
+        fetcher._watch.tick("t", topic_id)
+        fetcher.confirm()
+        assert fetcher._watch._admin is None
+        delete(embedded, "t")
+        embedded.create_topic("t")
+
+        with pytest.raises(TopicChangedError, match=re.escape(topic_id)):
+            fetcher.confirm()
 
 
 def test_a_cluster_that_does_not_confirm_is_a_stall(planned, embedded):

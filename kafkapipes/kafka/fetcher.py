@@ -38,7 +38,7 @@ from kafkapipes.report import RangeReport
 
 POLL_S = 0.05  # a client waits for all records asked for or for this long; Ctrl-C is seen between two calls
 AWAY_S = 1.0  # between two looks for records: what is longer was no waiting, this process was stopped or had no turn
-BATCH_BYTES = 2 * 2**20  # large records come in smaller batches: memory stays bounded, and a batch in the cache
+BATCH_BYTES = 2**22  # large records come in smaller batches: memory stays bounded
 FIRST_BATCH = 500  # records asked for before their size is known
 POSITION_LOST = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}  # the log has moved away
 

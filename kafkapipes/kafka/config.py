@@ -211,7 +211,7 @@ def answer_ms(timeout_s: float) -> int:
 
 
 def fetch_ms(timeout_s: float) -> int:
-    """The same for a fetch, whose answer may be some mebibytes on a slow link: within `timeout_s` another can be had."""
+    """The same for a fetch, whose answer may be 4 MiB on a slow link: within `timeout_s` another can be had."""
     return round(min(max(500 * timeout_s, 1100), 60_000))
 
 

@@ -30,6 +30,7 @@ from kafkapipes.kafka.protocol import (
     Question,
     fetch_question,
     fetched,
+    first_batch,
     identity_of,
     identity_question,
     leader_of,
@@ -83,9 +84,14 @@ def open_reader(
         if choice == "direct":
             raise ConfigError(f"the environment variable {VARIABLE} is 'direct', but {reason}; unset it")
         return librdkafka()
-    return DirectClient(
-        properties, librdkafka, complaints.note, reads_committed=config.reads_committed, timestamps=timestamps
+    most = "max.partition.fetch.bytes"
+    answer_bytes = min(
+        int(properties["fetch.max.bytes"]), int(properties[most]) if most in config.names else ANSWER_BYTES
     )
+    return DirectClient(
+        properties, librdkafka, complaints.note, answer_bytes=answer_bytes, reads_committed=config.reads_committed,
+        timestamps=timestamps,
+    )  # fmt: skip
 
 
 def _obstacle(config: ClientConfig, properties: Mapping[str, Any], headers: bool) -> str:
@@ -120,6 +126,7 @@ class DirectClient:
 
     Args:
         note: is told what went wrong with a connection
+        answer_bytes: the most that is asked for at once
     """
 
     def __init__(
@@ -128,6 +135,7 @@ class DirectClient:
         successor: Callable[[], Client],
         note: Callable[[KafkaError], object],
         *,
+        answer_bytes: int,
         reads_committed: bool,
         timestamps: bool,
     ) -> None:
@@ -139,8 +147,8 @@ class DirectClient:
         self._servers = [host_and_port(server) for server in str(properties["bootstrap.servers"]).split(",")]
         self._client_id = str(properties.get("client.id", "kafkapipes"))
         self._wait_ms = int(properties["fetch.wait.max.ms"])
-        bounds = (properties.get(name, ANSWER_BYTES) for name in ("fetch.max.bytes", "max.partition.fetch.bytes"))
-        self._most_bytes = min(map(int, bounds))
+        self._most_bytes = answer_bytes
+        self._batch = ("", 0, 1)  # topic, bytes and offsets of a batch that came last
         self._patience_s = int(properties["socket.timeout.ms"]) / 1000
         self._numbers = count(1)
         self._lines: dict[tuple[str, int], _Line] = {}
@@ -291,15 +299,21 @@ class DirectClient:
         data = answer[found.begin :]
         self._answer = _Answer(data, (0, 0, 0, offset, self._answer.cursor[-1]), not data and offset >= found.end)
         following = _batches.next_offset(data, offset)
+        size, offsets = first_batch(data)
+        self._batch = (question.topic, size, max(1, offsets))
         if offset < following < self._end:
             self._ask(following)
         return True
 
     def _ask(self, offset: int) -> None:
-        """Ask for the records from `offset`."""
+        """Ask for the records from `offset`: for no more than is wanted, by what a batch of the topic held last."""
         line = self._leaders.get(self._assigned) or self._find_leader()
         question = Question(next(self._numbers), self._client_id, *self._assigned)
-        line.ask(fetch_question(question, offset, self._wait_ms, self._most_bytes, reads_committed=self._committed))
+        topic, size, offsets = self._batch
+        # Offset and end may lie anywhere in their batches: that is about one more, which is sent whole or for nothing.
+        bound = size + max(0, self._end - offset) * size // offsets
+        most_bytes = min(bound, self._most_bytes) if size and topic == question.topic else self._most_bytes
+        line.ask(fetch_question(question, offset, self._wait_ms, most_bytes, reads_committed=self._committed))
         self._asked = question, offset, time.monotonic()
 
     def _find_leader(self) -> "_Line":

@@ -13,6 +13,8 @@ _FETCH, _METADATA = 1, 3
 _FETCH_VERSION, _METADATA_VERSION, _IDENTITY_VERSION = 4, 4, 10
 SIZE = struct.Struct(">i")  # before every question and answer: how many bytes follow
 _HEADER = struct.Struct(">hhi")  # of a question: its kind, its version, and the number that the answer will bear
+_BATCH = struct.Struct(">8xi11xi")  # of the head of a batch: the bytes behind that number, and its last offset's delta
+_BEFORE_LENGTH = 12  # bytes that it does not count
 _ANY_REPLICA = -1
 _UUID_BYTES = 16
 _NO_TAGS = b"\0"  # from some version on every structure ends in tagged fields; here there are none
@@ -148,6 +150,14 @@ def fetched(answer: memoryview, question: Question, *, reads_committed: bool) ->
     if reader.at + max(0, size) != len(answer):
         raise ProtocolError(f"{size} bytes of records, found {len(answer) - reader.at}")
     return Fetched(error, throttled_ms, stable if reads_committed else watermark, aborted > 0, reader.at)
+
+
+def first_batch(batches: memoryview) -> tuple[int, int]:
+    """How many bytes the first of some record batches has, and how many offsets; (0, 0) where nothing tells."""
+    if len(batches) < _BATCH.size:
+        return 0, 0
+    length, last = _BATCH.unpack_from(batches)
+    return (length + _BEFORE_LENGTH, last + 1) if min(length, last) >= 0 else (0, 0)
 
 
 def _framed(kind: int, version: int, question: Question, body: bytes) -> bytes:

@@ -102,6 +102,7 @@ class ScriptedBroker:
 
     Attributes:
         asked: the offsets that were asked for
+        most_bytes: how much was asked for each time
     """
 
     def __init__(self, *script, metadata=None):
@@ -110,7 +111,7 @@ class ScriptedBroker:
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.address = self._listening.getsockname()
         self.servers = "{}:{}".format(*self.address)
-        self.asked = []
+        self.asked, self.most_bytes = [], []
         self._connections = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -137,7 +138,9 @@ class ScriptedBroker:
                 question = connection.recv(size, socket.MSG_WAITALL)
                 kind, _, number = struct.unpack_from(">hhi", question)
                 if kind == FETCH:
-                    self.asked.append(struct.unpack(">q", question[-12:-4])[0])
+                    offset, most = struct.unpack(">qi", question[-12:])
+                    self.asked.append(offset)
+                    self.most_bytes.append(most)
                     self._answer_fetch(connection, number)
                 elif self._metadata is None:
                     send(connection, metadata_answer(number, self.address))

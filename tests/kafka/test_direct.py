@@ -310,11 +310,12 @@ def reading():
     def open_at(servers, end=100, *, patience_ms=5000, most=2**20, timestamps=False):
         properties = {
             "bootstrap.servers": servers, "fetch.wait.max.ms": 3, "socket.timeout.ms": patience_ms,
-            "max.partition.fetch.bytes": most,
         }  # fmt: skip
         successor = Successor()
         noted = []
-        client = DirectClient(properties, lambda: successor, noted.append, reads_committed=True, timestamps=timestamps)
+        client = DirectClient(
+            properties, lambda: successor, noted.append, answer_bytes=most, reads_committed=True, timestamps=timestamps
+        )
         client.noted = noted
         client.successor = successor
         client.assign("t", 0, 0, end)
@@ -350,6 +351,20 @@ def test_records_are_asked_for_ahead_but_none_behind_the_end(reading):
     with ScriptedBroker(plain(0, [b"a", b"b"]), plain(2, [b"c", b"d"]), plain(4, [b"e"])) as broker:
         assert collect(reading(broker.servers, end=4)) == ([b"a", b"b", b"c", b"d"], 4)
         assert broker.asked == [0, 2]
+
+
+def test_no_more_is_asked_for_than_what_is_wanted_by_what_a_batch_held_last(reading):
+    first, second = plain(0, [b"a" * 100] * 10), plain(10, [b"b" * 100] * 10)
+    with ScriptedBroker(first, second) as broker:
+        collect(reading(broker.servers, end=15))
+
+        assert broker.most_bytes == [2**20, len(first) * 15 // 10]
+
+
+def test_no_more_than_the_most_is_asked_for_however_much_is_wanted(reading):
+    with ScriptedBroker(plain(0, [b"a" * 100] * 10), plain(10, [b"b" * 100] * 10)) as broker:
+        collect(reading(broker.servers, end=20, most=300))
+        assert broker.most_bytes == [300, 300]
 
 
 def test_the_end_of_the_log_is_told_once_where_the_reader_may_not_go_on(reading):

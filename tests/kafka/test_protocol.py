@@ -8,12 +8,13 @@ from kafkapipes.kafka.protocol import (
     Question,
     fetch_question,
     fetched,
+    first_batch,
     identity_of,
     identity_question,
     leader_of,
     metadata_question,
 )
-from tests.kafka.broker import fetch_answer, identity_answer, metadata_answer, plain
+from tests.kafka.broker import batch, fetch_answer, identity_answer, metadata_answer, plain, record
 
 QUESTION = Question(5, "me", "t", 0)
 IDENTITY = bytes(range(240, 256))
@@ -83,6 +84,20 @@ def test_the_batches_begin_behind_what_is_said_of_the_partition():
     assert (found.error, found.throttled_ms, found.end, found.has_aborted) == (3, 4, 7, False)
     assert answer[found.begin :] == batches
     assert fetched(memoryview(answer), QUESTION, reads_committed=False).end == 9
+
+
+def test_the_first_batch_tells_its_bytes_and_its_offsets():
+    first = batch(7, [record(0, b"a"), record(4, b"b")], last=6)
+
+    assert first_batch(memoryview(first + plain(14, [b"c"]))) == (len(first), 7)
+    assert first_batch(memoryview(first[:27])) == (len(first), 7)
+
+
+def test_a_batch_without_its_head_or_of_senseless_size_tells_nothing():
+    whole = plain(0, [b"a"])
+    senseless = whole[:8] + b"\xff" * 4 + whole[12:]
+
+    assert [first_batch(memoryview(data)) for data in (b"", whole[:26], senseless)] == [(0, 0)] * 3
 
 
 def test_aborted_transactions_are_told():

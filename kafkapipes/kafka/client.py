@@ -59,6 +59,9 @@ class Fetched(Protocol):
         """The first `rows` records; once, as they leave the client."""
 
 
+_MOST_MESSAGES = 5000  # at once: more objects are out of the processor's reach when they are looked at again
+
+
 class Client(Protocol):
     """A consumer of one partition at a time, for one process and one thread at a time."""
 
@@ -120,7 +123,8 @@ class PythonClient:
         collecting = gc.isenabled()
         gc.disable()
         try:
-            yield _Messages(self._consumer.consume(records, timeout_s), self._timestamps, self._headers)
+            messages = self._consumer.consume(min(records, _MOST_MESSAGES), timeout_s)
+            yield _Messages(messages, self._timestamps, self._headers)
         finally:
             if collecting:
                 gc.enable()

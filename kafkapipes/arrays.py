@@ -61,17 +61,15 @@ class ArrayBatch:
         """`topic:partition@offset` of one row, for messages."""
         return f"{self.account.range.topic}:{self.account.range.partition}@{int(self.offsets[row])}"
 
-    def select(self, rows: np.ndarray, offsets: np.ndarray | None = None) -> "ArrayBatch":
-        """The batch of some rows (int64 indices), copied, with their offsets or what is to stand for these."""
-        labels = None if self.labels is None else _select(self.labels, rows)
-        offsets = self.offsets[rows] if offsets is None else offsets
-        return ArrayBatch(_select(self.values, rows), labels, offsets, self.account)
+    def select(self, rows: np.ndarray) -> "ArrayBatch":
+        """The batch of some rows (int64 indices), copied."""
+        labels = None if self.labels is None else rows_of(self.labels, rows)
+        return ArrayBatch(rows_of(self.values, rows), labels, self.offsets[rows], self.account)
 
     def between(self, begin: int, end: int) -> "ArrayBatch":
         """The batch of the rows from `begin` up to, and without, `end`: shares memory."""
-        labels = None if self.labels is None else _between(self.labels, begin, end)
-        # Not by replace(), which takes microseconds: this is done for every batch of a stream.
-        return ArrayBatch(_between(self.values, begin, end), labels, self.offsets[begin:end], self.account)
+        labels = None if self.labels is None else rows_between(self.labels, begin, end)
+        return ArrayBatch(rows_between(self.values, begin, end), labels, self.offsets[begin:end], self.account)
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -82,20 +80,23 @@ def joined(batches: Sequence[ArrayBatch]) -> ArrayBatch:
     if len(batches) == 1:
         return batches[0]
     first = batches[0]
-    labels = None if first.labels is None else _joined([batch.labels for batch in batches])
-    values, offsets = _joined([batch.values for batch in batches]), np.concatenate([batch.offsets for batch in batches])
-    return replace(first, values=values, labels=labels, offsets=offsets)
+    labels = None if first.labels is None else joined_columns([batch.labels for batch in batches])
+    values, offsets = joined_columns([batch.values for batch in batches]), [batch.offsets for batch in batches]
+    return replace(first, values=values, labels=labels, offsets=np.concatenate(offsets))
 
 
-def _select(column: Column, rows: np.ndarray) -> Column:
+def rows_of(column: Column, rows: np.ndarray) -> Column:
+    """Some rows (int64 indices) of a column, copied."""
     return column.take(rows, axis=0) if isinstance(column, np.ndarray) else column.select(rows)
 
 
-def _between(column: Column, begin: int, end: int) -> Column:
+def rows_between(column: Column, begin: int, end: int) -> Column:
+    """The rows from `begin` up to, and without, `end`: shares memory."""
     return column[begin:end] if isinstance(column, np.ndarray) else column.between(begin, end)
 
 
-def _joined(columns: Sequence[Any]) -> Column:
+def joined_columns(columns: Sequence[Any]) -> Column:
+    """Several columns of one kind as one, copied."""
     first = columns[0]
     if isinstance(first, np.ndarray):
         whole: np.ndarray = np.concatenate(columns)

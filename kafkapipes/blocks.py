@@ -144,12 +144,32 @@ class Blocks:
         """int64 [B]: the places at some positions."""
         if self._key is None:
             return positions
-        last = len(self._order) - 1  # the block that may be short: behind it all is shifted
-        missing = (last + 1) * self._block - self._places
-        short = int(np.flatnonzero(self._order == last)[0]) if missing else last
-        whole = positions + np.where(positions >= (short + 1) * self._block - missing, missing, 0)
+        whole = self._in_whole_blocks(positions)
         places: np.ndarray = self._order[whole // self._block] * self._block + whole % self._block
         return places
+
+    def stretches(self, start: int, stop: int) -> np.ndarray:
+        """int64 [S, 2]: the places at the positions from `start` up to, and without, `stop`, from and to.
+
+        >>> Blocks(10, 4, key=(0, 2)).stretches(1, 8).tolist()
+        [[5, 8], [8, 10], [0, 2]]
+        """
+        if self._key is None:
+            return np.array([[start, stop]])
+        first, last = (int(whole) for whole in self._in_whole_blocks(np.array([start, stop - 1])))
+        blocks = self._order[first // self._block : last // self._block + 1] * self._block
+        bounds = np.stack([blocks, np.minimum(blocks + self._block, self._places)], axis=1)
+        bounds[0, 0] += first % self._block
+        bounds[-1, 1] = blocks[-1] + last % self._block + 1
+        return bounds
+
+    def _in_whole_blocks(self, positions: np.ndarray) -> np.ndarray:
+        """The positions if all blocks were whole; one may be short, and behind it all is shifted."""
+        last = len(self._order) - 1
+        missing = (last + 1) * self._block - self._places
+        short = int(np.flatnonzero(self._order == last)[0]) if missing else last
+        whole: np.ndarray = positions + np.where(positions >= (short + 1) * self._block - missing, missing, 0)
+        return whole
 
     @cached_property
     def _order(self) -> np.ndarray:
@@ -266,6 +286,12 @@ class Deal:
         own: np.ndarray = numbers[(numbers % workers == worker) & (numbers >= worker + done * workers)]
         return own
 
+    def order(self, window: Window) -> np.ndarray:
+        """int64 [size]: which of its positions come one after the other."""
+        if self.key is None:
+            return np.arange(window.size)
+        return shuffled(window.size, *self.key, self.first + window.start)
+
     def places(self, window: Window) -> np.ndarray:
         """int64 [size]: the places of a window, in the order in which they are handed out."""
         return self.course.at(self._positions(window) % self.course.total)
@@ -306,9 +332,7 @@ class Deal:
         return Window(lane, start, own * self.item - (short if lane == ends_in else 0), before + lane, own)
 
     def _positions(self, window: Window) -> np.ndarray:
-        start = self.first + window.start
-        order = np.arange(window.size) if self.key is None else shuffled(window.size, *self.key, start)
-        return start + order
+        return self.first + window.start + self.order(window)
 
     def _left_of(self, window: Window, done: Sequence[int]) -> np.ndarray:
         workers, positions = len(done), self._positions(window)

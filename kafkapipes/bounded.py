@@ -19,7 +19,7 @@ from kafkapipes.ranges import OffsetRange
 from kafkapipes.report import RangeReport, ReadReport
 from kafkapipes.windows import NO_RECORD, Connect, Cycle, WindowReader
 
-READERS = 3  # of a shuffle: while one takes in a block, the others wait for theirs
+READERS = 3  # side by side: while one takes in a block, the others wait for theirs
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class BoundedStream:
         connect: opens what fetches
         decoding, making: records → samples
         prefetch: places that are read ahead
+        stretch: places that one of several readers reads in one go, in order; 0: one reader goes through them alone
         stopped: whether it is to end now
         note: called with each pass
     """
@@ -48,6 +49,7 @@ class BoundedStream:
     decoding: Decoding
     making: Making
     prefetch: int
+    stretch: int
     stopped: Callable[[], bool]
     note: Callable[["BoundedPass"], None]
 
@@ -147,7 +149,9 @@ class BoundedPass(Iterator[Any]):
         """The cycles behind the first `done` items, read ahead."""
         stream = self._stream
         readers = READERS if stream.prefetch else 1
-        reader = WindowReader(stream.connect, report, self._places, deal, self._share, stream.decoding, readers)
+        reader = WindowReader(
+            stream.connect, report, self._places, deal, self._share, stream.decoding, readers, stream.stretch
+        )
         if not stream.prefetch:
             yield from reader.read(done)
             return
@@ -161,22 +165,24 @@ class BoundedPass(Iterator[Any]):
         return self._samples(cycles) if self.checkpoint.order.batch is None else self._batches(cycles)
 
     def _batches(self, cycles: Iterator[Cycle]) -> Iterator[Any]:
-        making = self._stream.making
+        making, nothing = self._stream.making, self._stream.decoding.nothing()
         for cycle in cycles:
             for taken in cycle:
                 self._pass_one(taken is not None)
                 if taken is None and (self._share.workers == 1 or self._equal):
                     continue
                 # With several workers it is the turn of this one, also with nothing.
-                samples, places = taken or (self._stream.decoding.nothing(), np.empty(0, np.int64))
-                yield making.batch(samples, self._coordinates(places) if making.coordinates else NOWHERE)
+                values, labels, rows = taken or (nothing.values, nothing.labels, np.empty(0, np.int64))
+                coordinates = self._coordinates(cycle.places[rows]) if making.coordinates else NOWHERE
+                yield making.batch(values, labels, coordinates)
 
     def _samples(self, cycles: Iterator[Cycle]) -> Iterator[Any]:
         making = self._stream.making
         for cycle in cycles:
             found = cycle.samples
-            values, labels = (None, None) if found is None else (found.values, found.scalar_labels)
-            coordinates = zip(*self._coordinates(cycle.places), strict=True) if making.coordinates else repeat(None)
+            values, labels = found or (None, None)
+            located = making.coordinates and found is not None
+            coordinates = zip(*self._coordinates(cycle.places[cycle.rows]), strict=True) if located else repeat(None)
             for row, where in zip(cycle.rows.tolist(), coordinates, strict=False):
                 self._pass_one(row != NO_RECORD)
                 if row == NO_RECORD or values is None:

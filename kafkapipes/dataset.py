@@ -137,7 +137,7 @@ class TrainingKafkaDataset(Dataset[Sample]):
         *,
         config: Mapping[str, object] | None = None,
         progress: bool | None = None,
-        batch_records: int = 10_000,
+        batch_records: int = 40_000,
         readers: int | None = None,
         on_data_loss: str = "raise",
         on_short: str = "raise",

@@ -151,7 +151,8 @@ class LivePass(Iterator[Any]):
         parts = pending.take(min(size, self._left(size), pending.records), self._pass)
         self.done += sum(map(len, parts))
         making = self._stream.making
-        return making.batch(joined(parts), _coordinates(parts))
+        whole = joined(parts)
+        return making.batch(whole.values, whole.scalar_labels, _coordinates(parts))
 
     def _arrivals(self) -> Generator[tuple[Arrived | None, float], None, None]:
         """What arrives, and seconds since all that there is was read; None where nothing has arrived for a moment."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
-from kafkapipes.arrays import ArrayBatch, Column
+from kafkapipes.arrays import Column
 from kafkapipes.pipes.transformer import Transform, make_sample
 
 Coordinates = tuple[list[str], np.ndarray, np.ndarray]  # topics, partitions (int64) and offsets (int64) of records
@@ -30,19 +30,18 @@ class Making:
     batch_transform: Callable[..., Any] | None = None
     coordinates: bool = False
 
-    def samples(self, batch: ArrayBatch) -> Iterator[Any]:
+    def samples(self, values: Column, labels: Column | None) -> Iterator[Any]:
         """The samples of a batch, one at a time."""
-        labels = batch.scalar_labels
-        for row, value in enumerate(batch.values):
+        for row, value in enumerate(values):
             yield make_sample(value, None if labels is None else labels[row], self.transform, self.label_transform)
 
-    def batch(self, batch: ArrayBatch, coordinates: "Coordinates") -> Any:
+    def batch(self, values: Column, labels: Column | None, coordinates: Coordinates) -> Any:
         """The batch as tensors, or lists of str or bytes."""
-        if (self.transform or self.label_transform) and len(batch):
-            made = default_collate(list(self.samples(batch)))
-            parts = [made] if batch.labels is None else list(made)
+        if (self.transform or self.label_transform) and len(values):
+            made = default_collate(list(self.samples(values, labels)))
+            parts = [made] if labels is None else list(made)
         else:
-            parts = [_tensor(column) for column in (batch.values, batch.scalar_labels) if column is not None]
+            parts = [_tensor(values)] if labels is None else [_tensor(values), _tensor(labels)]
         if self.batch_transform is not None:
             made = self.batch_transform(*parts)
             parts = list(made) if isinstance(made, tuple) else [made]

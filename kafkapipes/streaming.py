@@ -40,6 +40,8 @@ from kafkapipes.stream import Pass, State, StreamIterator
 
 BLOCK_BYTES = 2**21  # of a block, where the size of a sample is declared: it takes longer to read than to find
 BLOCK_RECORDS = 32_768  # of a block at the most
+STRETCH_BYTES = 2**22  # to read at one place, in order, at the least: what is less one reader reads alone
+STRETCH_OFFSETS = 100_000  # the same, where a sample is small
 UNDECLARED_BYTES = 1024  # of a sample, where its size is not declared: a guess
 STRIPE = 256  # offsets of a log without an end that are one reader's, where batches do not tell
 
@@ -137,7 +139,7 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
         batch_size: int | None = None,
         batch_transform: Callable[..., Any] | None = None,
         coordinates: bool = False,
-        batch_records: int = 5000,
+        batch_records: int = 40_000,
         block_records: int | None = None,
         window_blocks: int = 8,
         prefetch_blocks: int = 4,
@@ -246,9 +248,12 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
         block = block_records or _block_for(self._decoding.decoder, self._planned, window_blocks if shuffle else None)
         block = 1 if self._waits else block  # what is in a block that is not there yet would wait for the rest of it
         self._order = Order(block, batch_size, window_blocks, seed if shuffle else None, equal_ranks, max_records)
-        self._piece_bytes = block * _sample_bytes(self._decoding.decoder) if shuffle else None
         self._stripe = block_records or batch_size or STRIPE
         self._prefetch = prefetch_blocks * block
+        sample_bytes = _sample_bytes(self._decoding.decoder)
+        is_long = self._prefetch >= min(STRETCH_OFFSETS, -(-STRETCH_BYTES // sample_bytes))
+        self._piece_bytes = block * sample_bytes if shuffle else None
+        self._stretch = self._prefetch if is_long and not self._waits and not shuffle else 0
         self._ends_live: dict[str, Any] = {
             "linger_s": linger_s,
             "idle_timeout_s": idle_timeout_s,
@@ -423,6 +428,7 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
             decoding=self._decoding,
             making=self._making,
             prefetch=self._prefetch,
+            stretch=self._stretch,
             stopped=self._stopped(),
             note=self._note,
         )

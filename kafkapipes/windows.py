@@ -15,7 +15,17 @@ from typing import Protocol
 import numpy as np
 
 from kafkapipes.abreast import Abreast, Shared
-from kafkapipes.arrays import ArrayBatch, Column, ColumnBuilder, RowBuilder, builder_for, joined, row_bytes
+from kafkapipes.arrays import (
+    ArrayBatch,
+    Column,
+    ColumnBuilder,
+    RowBuilder,
+    builder_for,
+    joined_columns,
+    row_bytes,
+    rows_between,
+    rows_of,
+)
 from kafkapipes.blocks import Blocks, Deal, Places, Share, Window
 from kafkapipes.decoding import Decoding, SampleDecoder
 from kafkapipes.memory import ReusedMemory
@@ -51,70 +61,79 @@ class Connect(Protocol):
 class Cycle:
     """The items of one worker in a cycle of windows, read. Iterating takes them one after the other, and holds nothing.
 
-    Of each there are its samples and their places; None where its places hold no record.
+    Of each there are its values, its labels (None where there are none) and their rows; None where its places hold no
+    record.
+
+    Args:
+        sizes: how many places each item has
+        full: whether it is known that every place holds a record
+        straight: whether it is known that the records follow one another
 
     Attributes:
-        places: int64, those of all items, item after item
-        rows: int64, where among the samples that of each place is, or NO_RECORD
+        rows: int64, of the places of all items, item after item: which of the samples is there, or NO_RECORD
+        places: int64, of each sample
     """
 
     def __init__(
         self,
         sizes: np.ndarray,
-        places: np.ndarray,
         rows: np.ndarray,
+        places: np.ndarray,
         parts: Sequence[ArrayBatch],
+        full: bool = False,
         straight: bool = False,
     ) -> None:
-        self.places = places
         self.rows = rows
-        self._straight = straight  # known to be so: each place holds a record, and these follow one another
+        self.places = places
+        self._known = [straight] if full else []
         self._edges = np.concatenate([[0], np.cumsum(sizes)])
-        self._parts = parts
+        self._parts = [(part.values, part.scalar_labels) for part in parts]
         self._begins = list(accumulate(map(len, parts), initial=0))  # rows
 
     @property
-    def samples(self) -> ArrayBatch | None:
-        """All samples, by place; None where there are none."""
+    def samples(self) -> tuple[Column, Column | None] | None:
+        """The values and labels of all samples, by place; None where there are none."""
         if len(self._parts) > 1:
-            self._parts = [joined(self._parts)]
-            self._begins = [0, len(self._parts[0])]
+            self._parts, self._begins = [_joined(self._parts)], [0, self._begins[-1]]
         return self._parts[0] if self._parts else None
 
-    def __iter__(self) -> Iterator[tuple[ArrayBatch, np.ndarray] | None]:
+    def __iter__(self) -> Iterator[tuple[Column, Column | None, np.ndarray] | None]:
         full, straight = self._kinds()
         edges, firsts = self._edges.tolist(), self.rows[self._edges[:-1]].tolist()
         for begin, end, first, is_full, is_straight in zip(edges, edges[1:], firsts, full, straight, strict=False):
-            rows, places = self.rows[begin:end], self.places[begin:end]
+            rows = self.rows[begin:end]
             if is_straight:
-                yield self._between(first, first + end - begin), places
+                yield *self._between(first, first + end - begin), rows
                 continue
             if not is_full:
-                rows, places = rows[rows != NO_RECORD], places[rows != NO_RECORD]
-            samples = self.samples if len(rows) else None
-            # A place says more than an offset, and is at hand: offsets would be gathered from all over the memory.
-            yield None if samples is None else (samples.select(rows, places), places)
+                rows = rows[rows != NO_RECORD]
+            if (samples := self.samples) is None or not len(rows):
+                yield None
+                continue
+            values, labels = samples
+            yield rows_of(values, rows), None if labels is None else rows_of(labels, rows), rows
 
     def _kinds(self) -> tuple[list[bool], list[bool]]:
         """Of each item, whether every place holds a record, and whether these follow one another: of all at once."""
         starts, ends = self._edges[:-1], self._edges[1:]
-        if self._straight:
-            return [True] * len(starts), [True] * len(starts)
+        for straight in self._known:
+            return [True] * len(starts), [straight] * len(starts)
         is_hole = self.rows == NO_RECORD
         breaks = np.append(self.rows[1:] != self.rows[:-1] + 1, False)
         breaks[ends - 1] = False  # to the next item
         holes, broken = np.logical_or.reduceat([is_hole, is_hole | breaks], starts, axis=1)
         return (~holes).tolist(), (~broken).tolist()
 
-    def _between(self, begin: int, end: int) -> ArrayBatch:
+    def _between(self, begin: int, end: int) -> tuple[Column, Column | None]:
         """Consecutive samples: no copy, unless they came in several parts."""
         number = bisect_right(self._begins, begin) - 1
         found = []
         while begin < end:
-            start, stop = self._begins[number], min(self._begins[number + 1], end)
-            found.append(self._parts[number].between(begin - start, stop - start))
+            (values, labels), start, stop = self._parts[number], self._begins[number], self._begins[number + 1]
+            rows = begin - start, min(stop, end) - start
+            found.append((rows_between(values, *rows), None if labels is None else rows_between(labels, *rows)))
             begin, number = stop, number + 1
-        return joined(found)
+        return found[0] if len(found) == 1 else _joined(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +142,25 @@ class Load:
 
     Attributes:
         sizes: int64, how many places each item has
-        wanted: int64, those of all items, item after item
-        runs: the same ascending, parted: each is one read
-        straight: whether the places follow one another, in the order of the items
+        places: int64, those of all items, ascending
+        runs: the same, parted: each is one read
+        wanted: int64, the same, item after item; None where `rows` tell that
+        rows: int64, item after item, which of `places` it is; None where that is not known
+        straight: whether the items have the places in their order
     """
 
     sizes: np.ndarray
-    wanted: np.ndarray
+    places: np.ndarray
     runs: list[np.ndarray]
+    wanted: np.ndarray | None = None
+    rows: np.ndarray | None = None
     straight: bool = False
+
+    def rows_among(self, found: np.ndarray) -> np.ndarray:
+        """int64: of the places of all items, item after item, which of those found it is, or NO_RECORD."""
+        if self.rows is not None and len(found) == len(self.places):
+            return self.rows
+        return _rows(found, self.places[self.rows] if self.wanted is None else self.wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +190,9 @@ class WindowReader:
         deal: the part of this worker's rank
         share: which worker this is
         decoding: how records become samples
-        readers: how many read the blocks of a shuffle side by side, each in a thread of its own; 1: this thread alone
+        readers: how many read side by side, each in a thread of its own; 1: this thread alone
+        stretch: places that one of several reads in one go where they come in their order; 0: one reader goes through
+            them alone
     """
 
     def __init__(
@@ -173,6 +204,7 @@ class WindowReader:
         share: Share,
         decoding: Decoding,
         readers: int = 1,
+        stretch: int = 0,
     ) -> None:
         self._connect = connect
         self._accounts = accounts
@@ -180,11 +212,13 @@ class WindowReader:
         self._deal = deal
         self._share = share
         self._decode = SampleDecoder(decoding)
-        self._readers = readers if deal.key is not None else 1
+        self._readers = readers
+        self._stretch = stretch
         self._memory = ReusedMemory(_SPARES)
         self._room = _Room(self._memory)
         straight = deal.key is None and share.workers == 1 and isinstance(deal.course, Blocks)
         self._horizon = min(deal.first + deal.size, deal.course.total) if straight else 0
+        self._goes_around = deal.first + deal.size > deal.course.total
         self._open = (0, 0)  # places that the open stream has yet to give
         self._stream: Iterator[Part] = iter(())
         self._kept: list[Part] = []  # the first of these
@@ -195,9 +229,14 @@ class WindowReader:
         Raises:
             KafkaPipesError: what `Fetcher.fetch` and the policies say.
         """
+        left = self._deal.size - done * self._deal.item
+        if self._readers > 1 and self._horizon and not self._goes_around and left > self._stretch > 0:
+            return self._read_abreast(self._stretches(done), self._stretch)
         cycles = self._deal.cycles(self._share.worker, self._share.workers, done)
         loads = (self._planned(windows, done) for windows in cycles)
-        return self._read_alone(loads) if self._readers == 1 else self._read_abreast(loads)
+        if self._readers > 1 and self._deal.key is not None:
+            return self._read_abreast(loads, AHEAD_BLOCKS * self._deal.block)
+        return self._read_alone(loads)
 
     def _read_alone(self, loads: Iterator[Load]) -> Iterator[Cycle]:
         for first in islice(loads, 1):
@@ -206,12 +245,12 @@ class WindowReader:
                     yield self._cycle(load, (part for run in load.runs for part in self._take(fetcher, run)))
                 fetcher.confirm()
 
-    def _read_abreast(self, loads: Iterator[Load]) -> Iterator[Cycle]:
-        """The same by several readers: to find a block takes longer than to read it, and they all wait at once."""
+    def _read_abreast(self, loads: Iterator[Load], limit: int) -> Iterator[Cycle]:
+        """The same by several readers, which all wait at once: each is so many places ahead."""
         shared = Shared(loads, self._readers + 1)
         runs = ((run for load in shared.taken_by(number) for run in load.runs) for number in range(self._readers))
         works = (islice(every, number, None, self._readers) for number, every in enumerate(runs))
-        abreast = Abreast(self._readings_of, works, weigh=_weight, limit=AHEAD_BLOCKS * self._deal.block)
+        abreast = Abreast(self._readings_of, works, weigh=_weight, limit=limit)
         try:
             for load in shared.taken_by(self._readers):
                 parts = (part for _ in load.runs for part in self._samples(abreast.following()))
@@ -229,25 +268,51 @@ class WindowReader:
                     yield None
                 fetcher.confirm()
 
+    def _stretches(self, done: int) -> Iterator[Load]:
+        """What is read for items in their order, by several readers."""
+        step = max(1, self._stretch // self._deal.item) * self._deal.item
+        for begin in range(done * self._deal.item, self._deal.size, step):
+            yield self._planned_straight(begin, min(begin + step, self._deal.size))
+
     def _planned(self, windows: list[Window], done: int) -> Load:
-        if len(windows) == 1 and self._deal.first + windows[0].start + windows[0].size <= self._horizon:
-            return self._planned_straight(windows[0], done)
-        sizes, wanted, whole = self._wanted(windows, done)
+        end = self._deal.first + windows[0].start + windows[0].size
+        if len(windows) == 1 and end <= self._horizon:
+            before = int(self._deal.own(windows[0], 0, 1, done)[0]) - windows[0].first
+            return self._planned_straight(windows[0].start + before * self._deal.item, end - self._deal.first)
+        sizes, index = self._dealt(windows, done)
+        whole = len(index) == sum(window.size for window in windows)
+        if whole and not self._goes_around and isinstance(self._deal.course, Blocks):
+            return self._planned_whole(self._deal.course, windows, sizes, index)
+        wanted = np.concatenate([self._deal.places(window) for window in windows])[index]
         # Whole windows are nobody else's, and blocks apart: all between them would be read for nothing.
         apart = whole and not self._deal.course.depth
-        return Load(sizes, wanted, _runs(np.sort(wanted), 0 if apart else min(READ_THROUGH, self._deal.block - 1)))
+        places = np.sort(wanted)
+        return Load(sizes, places, _runs(places, 0 if apart else min(READ_THROUGH, self._deal.block - 1)), wanted)
 
-    def _planned_straight(self, window: Window, done: int) -> Load:
-        """The same where the places follow one another."""
-        begin = (int(self._deal.own(window, 0, 1, done)[0]) - window.first) * self._deal.item
-        full, over = divmod(window.size - begin, self._deal.item)
+    def _planned_straight(self, begin: int, end: int) -> Load:
+        """The same where some positions of this rank are the places, in their order."""
+        full, over = divmod(end - begin, self._deal.item)
         sizes = np.array([self._deal.item] * full + [over] * (over > 0))
-        start = self._deal.first + window.start
-        wanted = np.arange(start + begin, start + window.size)
-        return Load(sizes, wanted, [wanted], straight=True)
+        places = np.arange(self._deal.first + begin, self._deal.first + end)
+        return Load(sizes, places, [places], rows=np.arange(len(places)), straight=True)
 
-    def _wanted(self, windows: list[Window], done: int) -> tuple[np.ndarray, np.ndarray, bool]:
-        """Of the items to be read, by number: how many places each has, which, and whether these are whole windows."""
+    def _planned_whole(self, course: Blocks, windows: list[Window], sizes: np.ndarray, index: np.ndarray) -> Load:
+        """The same where whole blocks are mixed: by what lies together, which is quicker than place by place."""
+        begins = [self._deal.first + window.start for window in windows]
+        stretches = [course.stretches(begin, begin + w.size) for begin, w in zip(begins, windows, strict=True)]
+        starts, ends = np.concatenate(stretches).T
+        ascending = np.argsort(starts)
+        firsts = np.empty(len(starts), np.int64)  # rows
+        firsts[ascending] = np.cumsum((ends - starts)[ascending]) - (ends - starts)[ascending]
+        places = _spread(starts[ascending], ends[ascending])
+        rows = np.split(_spread(firsts, firsts + ends - starts), np.cumsum([window.size for window in windows])[:-1])
+        mixed = [own[self._deal.order(window)] for own, window in zip(rows, windows, strict=True)]
+        apart = starts[ascending][1:] != ends[ascending][:-1]
+        runs = np.split(places, firsts[ascending][1:][apart])
+        return Load(sizes, places, runs, rows=np.concatenate(mixed)[index])
+
+    def _dealt(self, windows: list[Window], done: int) -> tuple[np.ndarray, np.ndarray]:
+        """How many places each item has that is to be read, and which these are of those of all windows."""
         own = [self._deal.own(window, self._share.worker, self._share.workers, done) for window in windows]
         begins = [
             (numbers - window.first) // self._deal.lanes * self._deal.item
@@ -258,10 +323,8 @@ class WindowReader:
         order = np.argsort(np.concatenate(own), kind="stable")
         starts = np.concatenate(begins)
         sizes = (np.minimum(starts + self._deal.item, limits) - starts)[order]
-        places = np.concatenate([self._deal.places(window) for window in windows])
-        # Place j of an item comes from where the item begins among all places, and j.
-        index = np.arange(sizes.sum()) + np.repeat((starts + shifts)[order] - np.cumsum(sizes) + sizes, sizes)
-        return sizes, places[index], len(index) == len(places)
+        begins = (starts + shifts)[order]
+        return sizes, _spread(begins, begins + sizes)
 
     def _take(self, fetcher: Fetches, run: np.ndarray) -> Iterator[Part]:
         """The samples at ascending places, from the open stream if it stands there."""
@@ -309,10 +372,10 @@ class WindowReader:
 
     def _cycle(self, load: Load, parts: Iterator[Part]) -> Cycle:
         shuffled = self._deal.key is not None
-        found, samples = _copied(parts, len(load.wanted), self._memory) if shuffled else _kept(parts)
-        if load.straight and sum(map(len, found)) == len(load.wanted):
-            return Cycle(load.sizes, load.wanted, np.arange(len(load.wanted)), samples, straight=True)
-        return Cycle(load.sizes, load.wanted, _rows(found, load.wanted), samples)
+        found, samples = _copied(parts, len(load.places), self._memory) if shuffled else _kept(parts)
+        places = np.concatenate(found) if found else np.empty(0, np.int64)
+        rows = load.rows_among(places)
+        return Cycle(load.sizes, rows, places, samples, full=rows is load.rows, straight=load.straight)
 
     def _count(self, source: int, first: int, end: int, wanted: np.ndarray | None) -> int:
         """How many of some offsets are wanted."""
@@ -321,10 +384,23 @@ class WindowReader:
         return int(np.diff(np.searchsorted(wanted, self._places.of(source, np.array([first, end]))))[0])
 
 
+def _joined(parts: Sequence[tuple[Column, Column | None]]) -> tuple[Column, Column | None]:
+    """Several values and labels as one, copied."""
+    values, labels = zip(*parts, strict=True)
+    return joined_columns(values), None if labels[0] is None else joined_columns(labels)
+
+
 def _span(run: np.ndarray) -> tuple[int, int, np.ndarray | None]:
     """Where ascending places begin and end, and which they are where not all between are."""
     start, stop = int(run[0]), int(run[-1]) + 1
     return start, stop, run if len(run) < stop - start else None
+
+
+def _spread(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """int64: all numbers from each start up to, and without, its end."""
+    sizes = ends - starts
+    spread: np.ndarray = np.arange(sizes.sum()) + np.repeat(starts - np.cumsum(sizes) + sizes, sizes)
+    return spread
 
 
 def _moved(account: RangeReport) -> RangeReport:
@@ -402,11 +478,10 @@ class _Room:
         """Take no note: the next records have other memory."""
 
 
-def _rows(found: list[np.ndarray], wanted: np.ndarray) -> np.ndarray:
-    """Where each wanted place is among those found, which ascend; NO_RECORD where it is not."""
-    if not found:
+def _rows(places: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Which of some ascending places each wanted one is; NO_RECORD where it is none."""
+    if not len(places):
         return np.full(len(wanted), NO_RECORD)
-    places = np.concatenate(found)
     # By the first place of each run without a gap: these are few, and looked up many times faster than all places.
     firsts = np.concatenate([[0], np.flatnonzero(np.diff(places) != 1) + 1])
     ends = np.append(firsts[1:], len(places))

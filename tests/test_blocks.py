@@ -178,6 +178,20 @@ def test_the_shuffle_is_a_permutation_that_the_key_alone_decides(count, seed, ep
     assert (order == shuffled(count, seed, epoch)).all()
 
 
+@patient
+@given(
+    st.integers(1, 200), st.integers(1, 50), st.none() | st.integers(0, 9), st.none() | st.integers(1, 200), st.data()
+)
+def test_the_places_at_positions_lie_together_in_the_blocks_stretches(total, block, seed, most, data):
+    blocks = Blocks(total, block, None if seed is None else (seed, 0), most)
+    start = data.draw(st.integers(0, blocks.total - 1))
+    stop = data.draw(st.integers(start + 1, blocks.total))
+    stretches = blocks.stretches(start, stop).tolist()
+
+    assert flat(range(*stretch) for stretch in stretches) == blocks.at(np.arange(start, stop)).tolist()
+    assert len(stretches) <= (stop - start) // block + 3
+
+
 def test_the_shuffle_is_the_same_on_every_machine_for_ever():
     """A checkpoint is good for as long as its records are."""
     assert shuffled(10).tolist() == [2, 4, 6, 8, 5, 1, 7, 0, 9, 3]

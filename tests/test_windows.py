@@ -1,5 +1,6 @@
 """What is fetched for the items of a worker, and what comes out of it."""
 
+import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -65,19 +66,19 @@ class Log:
         return BytesColumn(room, column.lengths)
 
 
-def reader(log, ranges, order, share=None, cuts=(), decoding=NUMBERS, readers=1):
+def reader(log, ranges, order, share=None, cuts=(), decoding=NUMBERS, readers=1, stretch=0):
     share, places = share or Share(), Places(ranges)
     deal = order.deal(order.course(places.total, 0, cuts), 0, share)
     accounts = ReadReport(RangeReport(item, item.start, item.end) for item in ranges)
-    return WindowReader(log.connect, accounts, places, deal, share, decoding, readers), accounts, deal
+    return WindowReader(log.connect, accounts, places, deal, share, decoding, readers, stretch), accounts, deal
 
 
 def items_of(made, done=0):
     items = []
     for cycle in made.read(done):
         for taken in cycle:
-            items.append([] if taken is None else taken[0].values[:, 0].tolist())
-            assert taken is None or taken[1].tolist() == items[-1]
+            items.append([] if taken is None else taken[0][:, 0].tolist())
+            assert taken is None or cycle.places[taken[2]].tolist() == items[-1]
     return items
 
 
@@ -111,10 +112,13 @@ RANGES = [OffsetRange("t", 0, 100, 160), OffsetRange("t", 1, 5, 5), OffsetRange(
     st.integers(0, 12),
     st.booleans(),
     st.sampled_from([1, 1, 2, 3]),
+    st.sampled_from([0, 1, 25]),
 )
-def test_each_item_holds_the_records_of_its_places_in_their_order(order, share, gaps, batch, done, cut, readers):
+def test_each_item_holds_the_records_of_its_places_in_their_order(
+    order, share, gaps, batch, done, cut, readers, stretch
+):
     cuts = (Cut(((3, 2), (1, 0))),) if cut else ()
-    made, _, deal = reader(Log(RANGES, gaps, batch), RANGES, order, share, cuts, readers=readers)
+    made, _, deal = reader(Log(RANGES, gaps, batch), RANGES, order, share, cuts, readers=readers, stretch=stretch)
 
     assert items_of(made, done) == expected(deal, share, gaps, done)
 
@@ -127,6 +131,35 @@ def test_one_reader_of_the_ranges_in_their_order_fetches_each_range_in_one_go():
     assert format_ranges(log.fetched) == "t:0:100:160,u:0:0:40"
     assert (log.opened, log.confirmed) == (1, 1)
     assert [account.finished for account in accounts] == [True, False, True]
+
+
+def test_several_readers_of_the_ranges_in_their_order_fetch_stretch_after_stretch():
+    log = Log(RANGES)
+    made, accounts, _ = reader(log, RANGES, Order(10, 4, 1, None), readers=3, stretch=30)
+    items_of(made)
+
+    assert sorted(map(str, log.fetched)) == ["t:0:100:128", "t:0:128:156", "t:0:156:160", "u:0:0:24", "u:0:24:40"]
+    assert (log.opened, log.confirmed) == (3, 3)
+    assert [account.delivered for account in accounts] == [60, 0, 40]
+
+
+@pytest.mark.parametrize("share", [Share(0, 1, 1, 2), Share(1, 3)])
+@pytest.mark.parametrize("stretch", [0, 200])
+def test_one_reader_goes_alone_where_there_is_no_stretch_or_only_one(share, stretch):
+    log = Log(RANGES)
+    items_of(reader(log, RANGES, Order(10, 4, 1, None), share, readers=3, stretch=stretch)[0])
+
+    assert log.opened == 1
+
+
+def test_readers_in_order_are_no_further_ahead_than_their_stretches():
+    ranges = [OffsetRange("t", 0, 0, 100_000)]
+    log = Log(ranges, batch=100)
+    cycles = reader(log, ranges, Order(100, 50, 1, None), readers=2, stretch=400)[0].read(0)
+    next(cycles)
+    time.sleep(0.2)  # in which they would go on
+
+    assert max(item.end for item in log.fetched) <= 400 * (1 + 2 * 2)
 
 
 @pytest.mark.parametrize("done", [0, 3, 24])
@@ -251,7 +284,7 @@ def test_strings_of_any_length_are_put_in_order_too(seed):
     log = Log(ranges, gaps={5}, values=lambda place: ("x" * int(place) + str(place)).encode())
     made, _, deal = reader(log, ranges, Order(8, 6, 2, seed), decoding=texts)
 
-    found = [list(taken[0].values) for cycle in made.read(0) for taken in cycle]
+    found = [list(taken[0]) for cycle in made.read(0) for taken in cycle]
     places = expected(deal, Share(), {5})
     assert found == [["x" * place + str(place) for place in item] for item in places]
 
@@ -260,7 +293,7 @@ def test_a_batch_within_what_came_together_shares_its_memory():
     ranges = [OffsetRange("t", 0, 0, 64)]
     made, _, _ = reader(Log(ranges, batch=64), ranges, Order(64, 16, 1, None))
     (cycle,) = made.read(0)
-    first, second, *_ = [taken[0].values for taken in cycle]
+    first, second, *_ = [taken[0] for taken in cycle]
 
     assert first.base is not None
     assert second.ctypes.data - first.ctypes.data == 16 * 8
@@ -272,7 +305,7 @@ def test_what_is_still_held_is_not_written_over(seed):
     ranges = [OffsetRange("t", 0, 0, 3000)]
     log = Log(ranges, batch=10, values=lambda place: np.full(1000, place, np.int64).tobytes())
     made, _, _ = reader(log, ranges, Order(10, 10, 2, seed))
-    held = [taken[0].values for cycle in made.read(0) for number, taken in enumerate(cycle) if number % 3 == 0]
+    held = [taken[0] for cycle in made.read(0) for number, taken in enumerate(cycle) if number % 3 == 0]
 
     assert len(held) > 90
     assert all((values == values[:, :1]).all() for values in held)

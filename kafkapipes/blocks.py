@@ -46,8 +46,15 @@ def shuffled(count: int, *key: int) -> np.ndarray:
     state = 0
     for part in key:
         state = int(_mixed(np.array([(state ^ (part & _MASK)) + _GOLDEN & _MASK], np.uint64))[0])
-    numbers = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(state)
-    return np.argsort(_mixed(numbers))  # of which no two are the same, so that any way of sorting gives one order
+    numbers = np.arange(count, dtype=np.uint64)
+    below = np.uint64((1 << max(count - 1, 0).bit_length()) - 1)
+    keys = _mixed((numbers + np.uint64(1)) * np.uint64(_GOLDEN) + np.uint64(state))
+    # Each number in the low bits of its key: to sort is several times faster than to find an order, and as no two keys
+    # are the same, any way of sorting gives one.
+    keys = (keys & ~below) | numbers
+    keys.sort()
+    numbers = keys & below
+    return numbers.view(np.int64)
 
 
 def _mixed(numbers: np.ndarray) -> np.ndarray:

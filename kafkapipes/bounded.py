@@ -175,6 +175,7 @@ class BoundedPass(Iterator[Any]):
                 values, labels, rows = taken or (nothing.values, nothing.labels, np.empty(0, np.int64))
                 coordinates = self._coordinates(cycle.places[rows]) if making.coordinates else NOWHERE
                 yield making.batch(values, labels, coordinates)
+            del cycle  # whose memory the next one may have
 
     def _samples(self, cycles: Iterator[Cycle]) -> Iterator[Any]:
         making = self._stream.making

@@ -6,7 +6,7 @@ import numpy as np
 
 from kafkapipes.arrays import ArrayBatch, Shape, elements_of, reshape
 from kafkapipes.dead_letters import LeftOut, RecordPolicies
-from kafkapipes.formats.raw import RawDecoder, no_rows
+from kafkapipes.formats.raw import Numbers, RawDecoder, least_bytes, no_rows
 from kafkapipes.ranges import OffsetRange
 from kafkapipes.records import RecordBatch
 from kafkapipes.report import RangeReport
@@ -37,6 +37,13 @@ class SampleDecoder:
         self._decoding = decoding
         self._decoder = decoding.decoder
         self._left_out = LeftOut(decoding.policies)
+
+    @property
+    def row_bytes(self) -> tuple[int, int]:
+        """The bytes of a value and of a label, as they come and in memory; 0 where it differs, or is not known yet."""
+        kinds = self._decoder.data, self._decoder.label
+        sizes = [least_bytes(kind) if isinstance(kind, Numbers) and kind.is_sized else 0 for kind in kinds]
+        return sizes[0], sizes[1]
 
     def __call__(self, batch: RecordBatch) -> ArrayBatch:
         """The samples of a batch of records.

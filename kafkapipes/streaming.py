@@ -38,8 +38,8 @@ from kafkapipes.report import ReadReport
 from kafkapipes.shared import SharedNumber
 from kafkapipes.stream import Pass, State, StreamIterator
 
-BLOCK_BYTES = 2**21  # of a block, where the size of a sample is declared: it takes longer to read than to find
-BLOCK_RECORDS = 32_768  # of a block at the most
+BLOCK_BYTES = 2**22  # of a block, where the size of a sample is declared: it takes longer to read than to find
+BLOCK_RECORDS = 65_536  # of a block at the most
 STRETCH_BYTES = 2**22  # to read at one place, in order, at the least: what is less one reader reads alone
 STRETCH_OFFSETS = 100_000  # the same, where a sample is small
 UNDECLARED_BYTES = 1024  # of a sample, where its size is not declared: a guess
@@ -96,7 +96,7 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
         coordinates: whether each sample comes with a third part, (topic, partition, offset), and each batch with what
             collating makes of these: a list of topics, and int64 tensors [B] of partitions and offsets
         batch_records: the most records fetched at once
-        block_records: offsets a block; None: about 2 MiB of them, and of a small range a part
+        block_records: offsets a block; None: about 4 MiB of them, and of a small range a part
         window_blocks: blocks whose records are mixed with one another; 12 times as many are held
         prefetch_blocks: blocks that are read ahead, at the least; a shuffle reads what it holds, once more, ahead
         rank, world_size: which of how many processes this is; None: as torch.distributed, or RANK and WORLD_SIZE in
@@ -141,8 +141,8 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
         coordinates: bool = False,
         batch_records: int = 40_000,
         block_records: int | None = None,
-        window_blocks: int = 8,
-        prefetch_blocks: int = 4,
+        window_blocks: int = 4,
+        prefetch_blocks: int = 2,
         rank: int | None = None,
         world_size: int | None = None,
         equal_ranks: str | None = None,
@@ -250,9 +250,8 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
         self._order = Order(block, batch_size, window_blocks, seed if shuffle else None, equal_ranks, max_records)
         self._stripe = block_records or batch_size or STRIPE
         self._prefetch = prefetch_blocks * block
-        sample_bytes = _sample_bytes(self._decoding.decoder)
-        is_long = self._prefetch >= min(STRETCH_OFFSETS, -(-STRETCH_BYTES // sample_bytes))
-        self._piece_bytes = block * sample_bytes if shuffle else None
+        self._sample_bytes = _sample_bytes(self._decoding.decoder)
+        is_long = self._prefetch >= min(STRETCH_OFFSETS, -(-STRETCH_BYTES // self._sample_bytes))
         self._stretch = self._prefetch if is_long and not self._waits and not shuffle else 0
         self._ends_live: dict[str, Any] = {
             "linger_s": linger_s,
@@ -416,6 +415,8 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
 
     def _bounded_stream(self, share: Share) -> BoundedStream:
         topic_ids = {account.range.topic: account.topic_id for account in self._planned}
+        stretch = self._stretch if share.workers == 1 else 0
+        piece = stretch if self._order.seed is None else self._order.block
         logs = tuple(Log(account.start, account.end, account.epoch, account.stable) for account in self._planned)
         start = Checkpoint(tuple(self._planned.ranges), topic_ids, logs, self._order, self.epoch)
         return BoundedStream(
@@ -424,11 +425,11 @@ class StreamingKafkaDataset(IterableDataset[Sample]):
             stable={_partition(account.range): account.stable for account in self._planned},
             loss="" if self._rest else self._loss,
             any_block=self._any_block,
-            connect=partial(Fetcher, self._client, **self._fetching, piece_bytes=self._piece_bytes),
+            connect=partial(Fetcher, self._client, **self._fetching, piece_bytes=piece * self._sample_bytes or None),
             decoding=self._decoding,
             making=self._making,
             prefetch=self._prefetch,
-            stretch=self._stretch,
+            stretch=stretch,
             stopped=self._stopped(),
             note=self._note,
         )

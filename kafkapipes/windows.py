@@ -9,8 +9,9 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate, chain, islice
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -39,6 +40,7 @@ _SPARES = 4  # pieces of memory of each size that wait to be used again
 _REUSED_BYTES = 2**16  # of the records of a batch, below which new memory is as good
 _ANY_BYTES = 2**62  # of strings: their number is bounded, and room grows with them
 Part = tuple[np.ndarray, ArrayBatch]  # ascending places, and the sample at each
+Columns = tuple[Column, Column | None]  # values, and their labels, one number a sample where they have one element
 
 
 class Fetches(Protocol):
@@ -65,43 +67,55 @@ class Cycle:
     record.
 
     Args:
-        sizes: how many places each item has
+        begins, ends: int64, of each item, in their order: where among `rows` its places are; together they are all
+        rows: int64, of each place: which of the samples is there, or NO_RECORD
+        found: int64, the places of the samples, in parts
+        parts: the samples
         full: whether it is known that every place holds a record
         straight: whether it is known that the records follow one another
-
-    Attributes:
-        rows: int64, of the places of all items, item after item: which of the samples is there, or NO_RECORD
-        places: int64, of each sample
     """
 
     def __init__(
         self,
-        sizes: np.ndarray,
+        begins: np.ndarray,
+        ends: np.ndarray,
         rows: np.ndarray,
-        places: np.ndarray,
-        parts: Sequence[ArrayBatch],
+        found: Sequence[np.ndarray],
+        parts: Sequence[Columns],
         full: bool = False,
         straight: bool = False,
     ) -> None:
-        self.rows = rows
-        self.places = places
+        self._begins, self._ends = begins, ends
+        self._rows = rows
+        self._found = found
         self._known = [straight] if full else []
-        self._edges = np.concatenate([[0], np.cumsum(sizes)])
-        self._parts = [(part.values, part.scalar_labels) for part in parts]
-        self._begins = list(accumulate(map(len, parts), initial=0))  # rows
+        self._parts = parts
+        self._bounds = list(accumulate((len(values) for values, _ in parts), initial=0))  # rows
 
     @property
-    def samples(self) -> tuple[Column, Column | None] | None:
+    def rows(self) -> np.ndarray:
+        """int64, of the places of all items, item after item: which of the samples is there, or NO_RECORD."""
+        rows: np.ndarray = self._rows[_spread(self._begins, self._ends)]
+        return rows
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """int64, of each sample."""
+        return np.concatenate([np.empty(0, np.int64), *self._found])
+
+    @property
+    def samples(self) -> Columns | None:
         """The values and labels of all samples, by place; None where there are none."""
         if len(self._parts) > 1:
-            self._parts, self._begins = [_joined(self._parts)], [0, self._begins[-1]]
+            self._parts, self._bounds = [_joined(self._parts)], [0, self._bounds[-1]]
         return self._parts[0] if self._parts else None
 
     def __iter__(self) -> Iterator[tuple[Column, Column | None, np.ndarray] | None]:
         full, straight = self._kinds()
-        edges, firsts = self._edges.tolist(), self.rows[self._edges[:-1]].tolist()
-        for begin, end, first, is_full, is_straight in zip(edges, edges[1:], firsts, full, straight, strict=False):
-            rows = self.rows[begin:end]
+        columns = self._begins, self._ends, self._rows[self._begins]
+        items = zip(*(column.tolist() for column in columns), full, straight, strict=True)
+        for begin, end, first, is_full, is_straight in items:
+            rows = self._rows[begin:end]
             if is_straight:
                 yield *self._between(first, first + end - begin), rows
                 continue
@@ -115,52 +129,88 @@ class Cycle:
 
     def _kinds(self) -> tuple[list[bool], list[bool]]:
         """Of each item, whether every place holds a record, and whether these follow one another: of all at once."""
-        starts, ends = self._edges[:-1], self._edges[1:]
         for straight in self._known:
-            return [True] * len(starts), [straight] * len(starts)
-        is_hole = self.rows == NO_RECORD
-        breaks = np.append(self.rows[1:] != self.rows[:-1] + 1, False)
-        breaks[ends - 1] = False  # to the next item
-        holes, broken = np.logical_or.reduceat([is_hole, is_hole | breaks], starts, axis=1)
-        return (~holes).tolist(), (~broken).tolist()
+            return [True] * len(self._begins), [straight] * len(self._begins)
+        is_hole = self._rows == NO_RECORD
+        breaks = np.append(self._rows[1:] != self._rows[:-1] + 1, False)
+        breaks[self._ends - 1] = False  # to the next item
+        order = np.argsort(self._begins)
+        kinds = np.empty((2, len(order)), bool)
+        kinds[:, order] = np.logical_or.reduceat([is_hole, is_hole | breaks], self._begins[order], axis=1)
+        has_holes, broken = (~kinds).tolist()
+        return has_holes, broken
 
-    def _between(self, begin: int, end: int) -> tuple[Column, Column | None]:
+    def _between(self, begin: int, end: int) -> Columns:
         """Consecutive samples: no copy, unless they came in several parts."""
-        number = bisect_right(self._begins, begin) - 1
+        number = bisect_right(self._bounds, begin) - 1
         found = []
         while begin < end:
-            (values, labels), start, stop = self._parts[number], self._begins[number], self._begins[number + 1]
+            (values, labels), start, stop = self._parts[number], self._bounds[number], self._bounds[number + 1]
             rows = begin - start, min(stop, end) - start
             found.append((rows_between(values, *rows), None if labels is None else rows_between(labels, *rows)))
             begin, number = stop, number + 1
         return found[0] if len(found) == 1 else _joined(found)
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What is read for a cycle of windows.
+class Run(NamedTuple):
+    """Ascending places that are read in one go.
 
     Attributes:
-        sizes: int64, how many places each item has
-        places: int64, those of all items, ascending
-        runs: the same, parted: each is one read
-        wanted: int64, the same, item after item; None where `rows` tell that
-        rows: int64, item after item, which of `places` it is; None where that is not known
-        straight: whether the items have the places in their order
+        start, stop: from and to
+        wanted: int64, which are wanted; None: all
     """
 
-    sizes: np.ndarray
-    places: np.ndarray
-    runs: list[np.ndarray]
+    start: int
+    stop: int
     wanted: np.ndarray | None = None
-    rows: np.ndarray | None = None
-    straight: bool = False
 
-    def rows_among(self, found: np.ndarray) -> np.ndarray:
-        """int64: of the places of all items, item after item, which of those found it is, or NO_RECORD."""
-        if self.rows is not None and len(found) == len(self.places):
+    @property
+    def size(self) -> int:
+        """How many are wanted."""
+        return self.stop - self.start if self.wanted is None else len(self.wanted)
+
+
+@dataclass(eq=False)
+class Load:
+    """What is read for a cycle of windows, and where it is put together.
+
+    Attributes:
+        begins, ends: int64, of each item, in their order: where among `rows`, or `wanted`, its places are
+        runs: the places of all items, ascending
+        rows: int64, of each place, the how manieth in `runs` it is; None where that is not known
+        wanted: int64, the places, where `rows` is None
+        straight: whether the items have the places in their order
+        values, labels: uint8, memory for those at all places, while they are put together; None where these are no
+            numbers, or their size is not known yet
+    """
+
+    begins: np.ndarray
+    ends: np.ndarray
+    runs: list[Run]
+    rows: np.ndarray | None = None
+    wanted: np.ndarray | None = None
+    straight: bool = False
+    values: np.ndarray | None = None
+    labels: np.ndarray | None = None
+
+    @cached_property
+    def bounds(self) -> list[int]:
+        """The rows where each run begins if nothing is missing, and where the last one ends."""
+        return list(accumulate((run.size for run in self.runs), initial=0))
+
+    def open(self, memory: ReusedMemory, row_bytes: tuple[int, int]) -> None:
+        """Let readers write values and labels of so many bytes where they are to be."""
+        self.values, self.labels = (memory.array(self.bounds[-1] * size) if size else None for size in row_bytes)
+
+    def rows_among(self, found: Sequence[np.ndarray]) -> np.ndarray:
+        """int64: of each place, which of those found it is, or NO_RECORD."""
+        if self.rows is not None and sum(map(len, found)) == self.bounds[-1]:
             return self.rows
-        return _rows(found, self.places[self.rows] if self.wanted is None else self.wanted)
+        wanted = self.wanted
+        if wanted is None:  # all places of all runs
+            starts, stops = np.array([run[:2] for run in self.runs], np.int64).T
+            wanted = _spread(starts, stops)[self.rows]
+        return _rows(np.concatenate(found) if found else np.empty(0, np.int64), wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +265,6 @@ class WindowReader:
         self._readers = readers
         self._stretch = stretch
         self._memory = ReusedMemory(_SPARES)
-        self._room = _Room(self._memory)
         straight = deal.key is None and share.workers == 1 and isinstance(deal.course, Blocks)
         self._horizon = min(deal.first + deal.size, deal.course.total) if straight else 0
         self._goes_around = deal.first + deal.size > deal.course.total
@@ -240,15 +289,16 @@ class WindowReader:
 
     def _read_alone(self, loads: Iterator[Load]) -> Iterator[Cycle]:
         for first in islice(loads, 1):
-            with self._connect(destination=self._room) as fetcher:
+            room = _Room(self._memory)
+            with self._connect(destination=room) as fetcher:
                 for load in chain([first], loads):
-                    yield self._cycle(load, (part for run in load.runs for part in self._take(fetcher, run)))
+                    yield self._cycle(load, self._parts(fetcher, load, room))
                 fetcher.confirm()
 
     def _read_abreast(self, loads: Iterator[Load], limit: int) -> Iterator[Cycle]:
         """The same by several readers, which all wait at once: each is so many places ahead."""
         shared = Shared(loads, self._readers + 1)
-        runs = ((run for load in shared.taken_by(number) for run in load.runs) for number in range(self._readers))
+        runs = (_runs_of(shared.taken_by(number)) for number in range(self._readers))
         works = (islice(every, number, None, self._readers) for number, every in enumerate(runs))
         abreast = Abreast(self._readings_of, works, weigh=_weight, limit=limit)
         try:
@@ -259,12 +309,14 @@ class WindowReader:
         finally:
             abreast.close()
 
-    def _readings_of(self, runs: Iterator[np.ndarray]) -> Iterator[Reading | None]:
+    def _readings_of(self, runs: Iterator[tuple[Load, int]]) -> Iterator[Reading | None]:
         """What one of several readers makes of its runs."""
         for first in islice(runs, 1):
-            with self._connect(destination=self._room) as fetcher:
-                for run in chain([first], runs):
-                    yield from self._readings(fetcher, *_span(run))
+            room = _Room(self._memory)
+            with self._connect(destination=room) as fetcher:
+                for load, number in chain([first], runs):
+                    room.go_to(load, number)
+                    yield from self._readings(fetcher, load.runs[number])
                     yield None
                 fetcher.confirm()
 
@@ -279,40 +331,41 @@ class WindowReader:
         if len(windows) == 1 and end <= self._horizon:
             before = int(self._deal.own(windows[0], 0, 1, done)[0]) - windows[0].first
             return self._planned_straight(windows[0].start + before * self._deal.item, end - self._deal.first)
-        sizes, index = self._dealt(windows, done)
-        whole = len(index) == sum(window.size for window in windows)
-        if whole and not self._goes_around and isinstance(self._deal.course, Blocks):
-            return self._planned_whole(self._deal.course, windows, sizes, index)
-        wanted = np.concatenate([self._deal.places(window) for window in windows])[index]
+        begins, ends, index = self._dealt(windows, done)
+        if index is None and not self._goes_around and isinstance(self._deal.course, Blocks):
+            runs, rows = self._whole(self._deal.course, windows)
+            return Load(begins, ends, runs, rows)
+        places = np.concatenate([self._deal.places(window) for window in windows])
+        wanted = places if index is None else places[index]
         # Whole windows are nobody else's, and blocks apart: all between them would be read for nothing.
-        apart = whole and not self._deal.course.depth
-        places = np.sort(wanted)
-        return Load(sizes, places, _runs(places, 0 if apart else min(READ_THROUGH, self._deal.block - 1)), wanted)
+        apart = index is None and not self._deal.course.depth
+        runs = _runs(np.sort(wanted), 0 if apart else min(READ_THROUGH, self._deal.block - 1))
+        return Load(begins, ends, runs, wanted=wanted)
 
     def _planned_straight(self, begin: int, end: int) -> Load:
         """The same where some positions of this rank are the places, in their order."""
-        full, over = divmod(end - begin, self._deal.item)
-        sizes = np.array([self._deal.item] * full + [over] * (over > 0))
-        places = np.arange(self._deal.first + begin, self._deal.first + end)
-        return Load(sizes, places, [places], rows=np.arange(len(places)), straight=True)
+        rows = np.arange(end - begin)
+        begins = rows[:: self._deal.item]
+        ends = np.minimum(begins + self._deal.item, len(rows))
+        run = Run(self._deal.first + begin, self._deal.first + end)
+        return Load(begins, ends, [run], rows, straight=True)
 
-    def _planned_whole(self, course: Blocks, windows: list[Window], sizes: np.ndarray, index: np.ndarray) -> Load:
-        """The same where whole blocks are mixed: by what lies together, which is quicker than place by place."""
+    def _whole(self, course: Blocks, windows: list[Window]) -> tuple[list[Run], np.ndarray]:
+        """Runs and rows of whole windows of blocks: by what lies together, which is quicker than place by place."""
         begins = [self._deal.first + window.start for window in windows]
         stretches = [course.stretches(begin, begin + w.size) for begin, w in zip(begins, windows, strict=True)]
         starts, ends = np.concatenate(stretches).T
         ascending = np.argsort(starts)
         firsts = np.empty(len(starts), np.int64)  # rows
         firsts[ascending] = np.cumsum((ends - starts)[ascending]) - (ends - starts)[ascending]
-        places = _spread(starts[ascending], ends[ascending])
         rows = np.split(_spread(firsts, firsts + ends - starts), np.cumsum([window.size for window in windows])[:-1])
         mixed = [own[self._deal.order(window)] for own, window in zip(rows, windows, strict=True)]
-        apart = starts[ascending][1:] != ends[ascending][:-1]
-        runs = np.split(places, firsts[ascending][1:][apart])
-        return Load(sizes, places, runs, rows=np.concatenate(mixed)[index])
+        apart = np.append(starts[ascending][1:] != ends[ascending][:-1], True)
+        bounds = zip(starts[ascending][np.roll(apart, 1)].tolist(), ends[ascending][apart].tolist(), strict=True)
+        return [Run(start, stop) for start, stop in bounds], np.concatenate(mixed)
 
-    def _dealt(self, windows: list[Window], done: int) -> tuple[np.ndarray, np.ndarray]:
-        """How many places each item has that is to be read, and which these are of those of all windows."""
+    def _dealt(self, windows: list[Window], done: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """The items to be read: where the places of each begin and end, and which of all windows' these are, or all."""
         own = [self._deal.own(window, self._share.worker, self._share.workers, done) for window in windows]
         begins = [
             (numbers - window.first) // self._deal.lanes * self._deal.item
@@ -320,18 +373,24 @@ class WindowReader:
         ]
         limits = np.repeat([window.size for window in windows], list(map(len, own)))
         shifts = np.repeat(np.cumsum([0, *(window.size for window in windows[:-1])]), list(map(len, own)))
-        order = np.argsort(np.concatenate(own), kind="stable")
         starts = np.concatenate(begins)
-        sizes = (np.minimum(starts + self._deal.item, limits) - starts)[order]
-        begins = (starts + shifts)[order]
-        return sizes, _spread(begins, begins + sizes)
+        sizes = np.minimum(starts + self._deal.item, limits) - starts
+        order, ends = np.argsort(np.concatenate(own), kind="stable"), np.cumsum(sizes)
+        is_whole = ends[-1] == sum(window.size for window in windows)
+        index = None if is_whole else _spread(starts + shifts, starts + shifts + sizes)
+        return (ends - sizes)[order], ends[order], index
 
-    def _take(self, fetcher: Fetches, run: np.ndarray) -> Iterator[Part]:
-        """The samples at ascending places, from the open stream if it stands there."""
-        start, stop, sparse = _span(run)
+    def _parts(self, fetcher: Fetches, load: Load, room: "_Room") -> Iterator[Part]:
+        for number, run in enumerate(load.runs):
+            room.go_to(load, number)
+            yield from self._take(fetcher, run)
+
+    def _take(self, fetcher: Fetches, run: Run) -> Iterator[Part]:
+        """The samples of a run, from the open stream if it stands there."""
+        start, stop, sparse = run
         if sparse is not None or self._open[0] != start or self._open[1] < stop:
             self._open = (start, stop if sparse is not None else max(stop, self._horizon))
-            self._stream, self._kept = self._samples(self._readings(fetcher, *self._open, sparse)), []
+            self._stream, self._kept = self._samples(self._readings(fetcher, Run(*self._open, sparse))), []
         for where, samples in chain(self._kept, self._stream):
             end = int(np.searchsorted(where, stop))
             self._kept = [(where[end:], samples.between(end, len(where)))] if end < len(where) else []
@@ -341,8 +400,9 @@ class WindowReader:
                 break
         self._open = (stop, self._open[1])
 
-    def _readings(self, fetcher: Fetches, start: int, stop: int, wanted: np.ndarray | None) -> Iterator[Reading]:
-        """What lies at the places from `start` to `stop`, of which only some may be wanted; touches no account."""
+    def _readings(self, fetcher: Fetches, run: Run) -> Iterator[Reading]:
+        """What lies at the places of a run; touches no account."""
+        start, stop, wanted = run
         for source, first, end in self._places.pieces(start, stop):
             whole = self._accounts[source]
             piece = whole.part(replace(whole.range, start=first, end=end))
@@ -371,11 +431,13 @@ class WindowReader:
                 yield self._places.of(reading.source, samples.offsets), samples
 
     def _cycle(self, load: Load, parts: Iterator[Part]) -> Cycle:
-        shuffled = self._deal.key is not None
-        found, samples = _copied(parts, len(load.places), self._memory) if shuffled else _kept(parts)
-        places = np.concatenate(found) if found else np.empty(0, np.int64)
-        rows = load.rows_among(places)
-        return Cycle(load.sizes, rows, places, samples, full=rows is load.rows, straight=load.straight)
+        if self._deal.key is None:
+            found, samples = _kept(parts)
+        else:
+            load.open(self._memory, self._decode.row_bytes)
+            found, samples = _copied(parts, load, self._memory)
+        rows = load.rows_among(found)
+        return Cycle(load.begins, load.ends, rows, found, samples, full=rows is load.rows, straight=load.straight)
 
     def _count(self, source: int, first: int, end: int, wanted: np.ndarray | None) -> int:
         """How many of some offsets are wanted."""
@@ -384,16 +446,10 @@ class WindowReader:
         return int(np.diff(np.searchsorted(wanted, self._places.of(source, np.array([first, end]))))[0])
 
 
-def _joined(parts: Sequence[tuple[Column, Column | None]]) -> tuple[Column, Column | None]:
+def _joined(parts: Sequence[Columns]) -> Columns:
     """Several values and labels as one, copied."""
     values, labels = zip(*parts, strict=True)
     return joined_columns(values), None if labels[0] is None else joined_columns(labels)
-
-
-def _span(run: np.ndarray) -> tuple[int, int, np.ndarray | None]:
-    """Where ascending places begin and end, and which they are where not all between are."""
-    start, stop = int(run[0]), int(run[-1]) + 1
-    return start, stop, run if len(run) < stop - start else None
 
 
 def _spread(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -422,60 +478,86 @@ def _only(batch: RecordBatch, places: np.ndarray, wanted: np.ndarray) -> RecordB
     return batch.select(rows)
 
 
-def _runs(places: np.ndarray, read_through: int) -> list[np.ndarray]:
+def _runs(places: np.ndarray, read_through: int) -> list[Run]:
     """Ascending places, parted where more than so many lie between two of them."""
-    return np.split(places, np.flatnonzero(np.diff(places) > 1 + read_through) + 1)
+    parted = np.split(places, np.flatnonzero(np.diff(places) > 1 + read_through) + 1)
+    bounds = ((int(part[0]), int(part[-1]) + 1, part) for part in parted)
+    return [Run(start, stop, part if len(part) < stop - start else None) for start, stop, part in bounds]
 
 
-def _kept(parts: Iterator[Part]) -> tuple[list[np.ndarray], list[ArrayBatch]]:
+def _runs_of(loads: Iterator[Load]) -> Iterator[tuple[Load, int]]:
+    """Each run of each load, by its number."""
+    for load in loads:
+        for number in range(len(load.runs)):
+            yield load, number
+
+
+def _kept(parts: Iterator[Part]) -> tuple[list[np.ndarray], list[Columns]]:
     """The parts as they came: most items lie within one."""
     found = list(parts)
-    return [places for places, _ in found], [samples for _, samples in found]
+    return [places for places, _ in found], [(samples.values, samples.scalar_labels) for _, samples in found]
 
 
-def _copied(parts: Iterator[Part], most: int, memory: ReusedMemory) -> tuple[list[np.ndarray], list[ArrayBatch]]:
-    """The parts as one, copied as they come: any item may have samples of each, and not all is held twice."""
-    found, offsets, builders, first = [], [], [], None
+def _copied(parts: Iterator[Part], load: Load, memory: ReusedMemory) -> tuple[list[np.ndarray], list[Columns]]:
+    """The parts as one: any item may have samples of each. What is not where it is to be yet is copied as it comes."""
+    found: list[np.ndarray] = []
+    builders: list[ColumnBuilder] = []
     for places, samples in parts:
-        columns = [samples.values] if samples.labels is None else [samples.values, samples.labels]
-        if first is None:
-            first = samples
-            builders = [_builder(column, most, memory) for column in columns]
+        columns = [column for column in (samples.values, samples.scalar_labels) if column is not None]
+        if not found:
+            rooms = zip(columns, (load.values, load.labels), strict=False)
+            builders = [_builder(column, load.bounds[-1], room, memory) for column, room in rooms]
         for builder, column in zip(builders, columns, strict=True):
             builder.append(column)
         found.append(places)
-        offsets.append(samples.offsets)
-    if first is None:
+    if not found:
         return [], []
-    values, *labels = [builder.finish() for builder in builders]
-    whole = replace(first, values=values, labels=labels[0] if labels else None, offsets=np.concatenate(offsets))
-    return found, [whole]
+    values, labels, *_ = [*(builder.finish() for builder in builders), None]
+    return found, [(values, labels)]
 
 
-def _builder(first: Column, most: int, memory: ReusedMemory) -> ColumnBuilder:
-    """A builder for columns like the first, with room for so many rows: for numbers in memory that is used again."""
+def _builder(first: Column, most: int, room: np.ndarray | None, memory: ReusedMemory) -> ColumnBuilder:
+    """A builder for columns like the first, with so many rows: for numbers in the room that there is for them."""
     if not isinstance(first, np.ndarray):
         return builder_for(first, most, _ANY_BYTES)
-    whole = memory.array(most * row_bytes(first))
+    size = most * row_bytes(first)
+    whole = room if room is not None and len(room) == size else memory.array(size)
     return RowBuilder.over(whole.view(first.dtype).reshape(most, *first.shape[1:]))
 
 
 class _Room:
-    """Memory that is used again as the `Destination` of records; small ones have their own."""
+    """The `Destination` of what one reader fetches.
+
+    That is where it is to be, if that is open; else memory that is used again, of which small records have their own.
+    """
 
     def __init__(self, memory: ReusedMemory) -> None:
         self._memory = memory
+        self._load: Load | None = None
+        self._row = self._end = self._rows = 0
+
+    def go_to(self, load: Load, number: int) -> None:
+        """What comes next is a run of a load, its records row by row."""
+        is_whole = load.runs[number].wanted is None  # else there is more between what is wanted
+        self._load, self._rows = load if is_whole else None, load.bounds[-1]
+        self._row, self._end = load.bounds[number : number + 2]
 
     def room_for_values(self, rows: int, row_bytes: int) -> np.ndarray | None:
         """uint8 [rows * row_bytes]"""
-        return self._memory.array(rows * row_bytes) if rows * row_bytes >= _REUSED_BYTES else None
+        return self._room(None if self._load is None else self._load.values, rows, row_bytes)
 
     def room_for_keys(self, rows: int, row_bytes: int) -> np.ndarray | None:
         """uint8 [rows * row_bytes]"""
-        return self.room_for_values(rows, row_bytes)
+        return self._room(None if self._load is None else self._load.labels, rows, row_bytes)
 
     def came(self, rows: int) -> None:
-        """Take no note: the next records have other memory."""
+        """Take note of the next records: those behind them are behind theirs."""
+        self._row += rows
+
+    def _room(self, whole: np.ndarray | None, rows: int, row_bytes: int) -> np.ndarray | None:
+        if whole is not None and len(whole) == self._rows * row_bytes and self._row + rows <= self._end:
+            return whole[self._row * row_bytes : (self._row + rows) * row_bytes]
+        return self._memory.array(rows * row_bytes) if rows * row_bytes >= _REUSED_BYTES else None
 
 
 def _rows(places: np.ndarray, wanted: np.ndarray) -> np.ndarray:

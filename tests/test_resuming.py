@@ -325,7 +325,7 @@ def test_a_state_is_followed_into_its_epoch_whatever_the_dataset_has(clicks):
     [
         ({"topic": "clicks:0:0:70"}, "of other ranges"), ({"seed": 1}, "seed of the shuffle 0, the dataset has 1"),
         ({"shuffle": False}, "seed of the shuffle 0, the dataset has None"), ({"batch_size": 11}, "batch_size 10"),
-        ({"batch_size": None}, "batch_size 10"), ({"window_blocks": 3}, "window_blocks 8"),
+        ({"batch_size": None}, "batch_size 10"), ({"window_blocks": 3}, "window_blocks 4"),
         ({"block_records": 77}, "block_records"), ({"equal_ranks": "pad"}, "equal_ranks None"),
     ],
 )  # fmt: skip

@@ -250,14 +250,14 @@ def test_samples_are_shared_out_to_workers_each_once(clicks, way, workers):
 @pytest.mark.parametrize(
     ("layout", "records"),
     [
-        ({"data_type": "uint8", "data_reshape": "100", "label_type": "uint8"}, 2**21 // 101),
-        ({"data_type": "uint8", "data_reshape": "100", "label_type": "float32", "label_reshape": "3"}, 2**21 // 112),
-        ({"data_type": "float32", "data_reshape": "28 28"}, 2**21 // 3136),
-        ({"data_type": "float32", "label_type": "uint8"}, 2048),
-        ({"data_type": "uint8", "data_reshape": "1", "label_type": "uint8"}, 32_768),
+        ({"data_type": "uint8", "data_reshape": "100", "label_type": "uint8"}, 2**22 // 101),
+        ({"data_type": "uint8", "data_reshape": "100", "label_type": "float32", "label_reshape": "3"}, 2**22 // 112),
+        ({"data_type": "float32", "data_reshape": "28 28"}, 2**22 // 3136),
+        ({"data_type": "float32", "label_type": "uint8"}, 4096),
+        ({"data_type": "uint8", "data_reshape": "1", "label_type": "uint8"}, 65_536),
     ],
 )
-def test_a_block_has_two_mebibytes_where_the_size_of_a_value_is_declared(clicks, layout, records):
+def test_a_block_has_four_mebibytes_where_the_size_of_a_value_is_declared(clicks, layout, records):
     assert iter(make(clicks, layout=layout)).state_dict()["order"]["block"] == records
 
 

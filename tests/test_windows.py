@@ -19,6 +19,7 @@ from kafkapipes.report import RangeReport, ReadReport
 from kafkapipes.windows import WindowReader
 
 NUMBERS = Decoding(RawDecoder(element_type("int64"), None), None, None, RecordPolicies())
+DECLARED = Decoding(RawDecoder(element_type("int64", 1), None), None, None, RecordPolicies())
 
 
 class Log:
@@ -32,13 +33,9 @@ class Log:
     @contextmanager
     def connect(self, destination):
         self.opened += 1
-        self._destination = destination
-        yield self
+        yield Connection(self, destination)
 
-    def confirm(self):
-        self.confirmed += 1
-
-    def fetch(self, account):
+    def records(self, account, destination):
         self.fetched.append(account.range)
         source = next(
             number
@@ -52,18 +49,31 @@ class Log:
         offsets, places = offsets[there], places[there]
         for first in range(0, len(offsets), self._batch):
             rows = slice(first, first + self._batch)
-            values = self._laid(BytesColumn.from_list([self._values(place) for place in places[rows]]))
+            values = laid(BytesColumn.from_list([self._values(place) for place in places[rows]]), destination)
             account.received += len(offsets[rows])
+            destination.came(len(offsets[rows]))
             yield RecordBatch(offsets[rows], BytesColumn.from_list([None] * len(values)), values, account)
         account.finished = True
 
-    def _laid(self, column):
-        """The column, as a client lays it where there is room."""
-        room = self._destination.room_for_values(len(column), int(column.lengths[0]))
-        if room is None or (column.lengths != column.lengths[0]).any():
-            return column
-        room[:] = column.buffer
-        return BytesColumn(room, column.lengths)
+
+class Connection:
+    def __init__(self, log, destination):
+        self._log, self._destination = log, destination
+
+    def confirm(self):
+        self._log.confirmed += 1
+
+    def fetch(self, account):
+        return self._log.records(account, self._destination)
+
+
+def laid(column, destination):
+    """The column, as a client lays it where there is room."""
+    room = destination.room_for_values(len(column), int(column.lengths[0]))
+    if room is None or (column.lengths != column.lengths[0]).any():
+        return column
+    room[:] = column.buffer
+    return BytesColumn(room, column.lengths)
 
 
 def reader(log, ranges, order, share=None, cuts=(), decoding=NUMBERS, readers=1, stretch=0):
@@ -113,12 +123,13 @@ RANGES = [OffsetRange("t", 0, 100, 160), OffsetRange("t", 1, 5, 5), OffsetRange(
     st.booleans(),
     st.sampled_from([1, 1, 2, 3]),
     st.sampled_from([0, 1, 25]),
+    st.sampled_from([NUMBERS, DECLARED]),
 )
 def test_each_item_holds_the_records_of_its_places_in_their_order(
-    order, share, gaps, batch, done, cut, readers, stretch
+    order, share, gaps, batch, done, cut, readers, stretch, decoding
 ):
     cuts = (Cut(((3, 2), (1, 0))),) if cut else ()
-    made, _, deal = reader(Log(RANGES, gaps, batch), RANGES, order, share, cuts, readers=readers, stretch=stretch)
+    made, _, deal = reader(Log(RANGES, gaps, batch), RANGES, order, share, cuts, decoding, readers, stretch)
 
     assert items_of(made, done) == expected(deal, share, gaps, done)
 
@@ -299,12 +310,48 @@ def test_a_batch_within_what_came_together_shares_its_memory():
     assert second.ctypes.data - first.ctypes.data == 16 * 8
 
 
+@pytest.mark.parametrize("gaps", [(), {7}])
+def test_records_of_a_known_size_are_fetched_to_where_they_are_mixed(gaps):
+    ranges = [OffsetRange("t", 0, 0, 3000)]
+    log = Log(ranges, gaps, batch=10)
+    given = []
+
+    @contextmanager
+    def connect(destination):
+        with log.connect(Noting(destination, given)) as connection:
+            yield connection
+
+    made, *_ = reader(log, ranges, Order(50, 10, 60, seed=1), decoding=DECLARED)
+    made._connect = connect
+    (cycle,) = made.read(0)
+    values, _ = cycle.samples
+
+    assert [place for place, *_ in cycle.samples[0].tolist()] == [n for n in range(3000) if n not in gaps]
+    assert all(np.shares_memory(values, room) for room in given[:-1])
+
+
+class Noting:
+    """A destination that keeps what rooms were given."""
+
+    def __init__(self, destination, given):
+        self._destination, self._given = destination, given
+
+    def room_for_values(self, rows, row_bytes):
+        self._given.append(self._destination.room_for_values(rows, row_bytes))
+        return self._given[-1]
+
+    def came(self, rows):
+        self._destination.came(rows)
+
+
+@pytest.mark.parametrize("elements", [None, 1000])
 @pytest.mark.parametrize("seed", [None, 3])
-def test_what_is_still_held_is_not_written_over(seed):
+def test_what_is_still_held_is_not_written_over(seed, elements):
     """Memory that others have left is used again, but by nobody else as long as an item is held."""
     ranges = [OffsetRange("t", 0, 0, 3000)]
     log = Log(ranges, batch=10, values=lambda place: np.full(1000, place, np.int64).tobytes())
-    made, _, _ = reader(log, ranges, Order(10, 10, 2, seed))
+    decoding = Decoding(RawDecoder(element_type("int64", elements), None), None, None, RecordPolicies())
+    made, _, _ = reader(log, ranges, Order(10, 10, 2, seed), decoding=decoding)
     held = [taken[0] for cycle in made.read(0) for number, taken in enumerate(cycle) if number % 3 == 0]
 
     assert len(held) > 90

@@ -89,7 +89,7 @@ def tuning(session: Session) -> Iterator[Work]:
     """What the options change, against the defaults."""
     settings: dict[str, dict[str, object]] = {
         "`batch_records=500`": {"batch_records": 500},
-        "`batch_records=50_000`": {"batch_records": 50_000},
+        "`batch_records=5000`": {"batch_records": 5000},
         "memory that the machine may have to borrow": {"memory_at_hand": False},
         "the `native` client": {"client": "native"},
         "the same, `fetch.max.bytes` 1 MiB, not 16": {"config": {"fetch.max.bytes": 1_048_576}},

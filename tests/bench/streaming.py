@@ -20,7 +20,6 @@ from tests.bench.memory import have_at_hand
 from tests.bench.topics import LABELS, Topic
 
 CONSTRUCTOR, IN_ORDER, BUDGET = "TrainingKafkaDataset", "in order", "50 µs a batch"
-ONE_READER = "TrainingKafkaDataset, one reader"  # as a stream in order has
 NOTHING = "1 worker(s) that read nothing"  # what torch takes to pass as many batches of that size to the parent
 BATCH, LARGE_BATCH = 256, 4096
 _LONG_BYTES = 1_000_000_000  # of a topic for which a shuffle has several cycles of windows to read
@@ -34,12 +33,9 @@ def works(session: Session) -> Iterator[Work]:
 
     for topic in mains(session):
         name, facts = words(topic), asdict(topic)
-        long = topic if session.quick else replace(topic, records=min(5_000_000, _LONG_BYTES // topic.size))
+        long = topic if session.quick else replace(topic, records=_LONG_BYTES // topic.size)
         for batch in (BATCH, LARGE_BATCH):
-            ways = {
-                OURS: stream(session, topic, batch), CONSTRUCTOR: session.read("kafkapipes", topic),
-                ONE_READER: session.read("kafkapipes", topic, readers=1),
-            }  # fmt: skip
+            ways = {OURS: stream(session, topic, batch), CONSTRUCTOR: session.read("kafkapipes", topic)}
             yield Work("streaming", f"stream, {name}, batches of {batch}", ways, {CONSTRUCTOR: 0.9}, facts, rounds=5)
         ways = {OURS: stream(session, long, BATCH, shuffle=True), IN_ORDER: stream(session, long, BATCH)}
         yield Work("streaming", f"stream shuffled, {name}", ways, {IN_ORDER: 0.8}, asdict(long), rounds=5)

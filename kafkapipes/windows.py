@@ -289,9 +289,10 @@ class WindowReader:
 
     def _read_alone(self, loads: Iterator[Load]) -> Iterator[Cycle]:
         for first in islice(loads, 1):
-            room = _Room(self._memory)
+            room, every = _Room(self._memory), chain(iter([first]), loads)
+            del first  # which holds memory, and is done before the others
             with self._connect(destination=room) as fetcher:
-                for load in chain([first], loads):
+                for load in every:
                     yield self._cycle(load, self._parts(fetcher, load, room))
                 fetcher.confirm()
 
@@ -312,9 +313,10 @@ class WindowReader:
     def _readings_of(self, runs: Iterator[tuple[Load, int]]) -> Iterator[Reading | None]:
         """What one of several readers makes of its runs."""
         for first in islice(runs, 1):
-            room = _Room(self._memory)
+            room, every = _Room(self._memory), chain(iter([first]), runs)
+            del first  # which holds memory, and is done before the others
             with self._connect(destination=room) as fetcher:
-                for load, number in chain([first], runs):
+                for load, number in every:
                     room.go_to(load, number)
                     yield from self._readings(fetcher, load.runs[number])
                     yield None

@@ -330,6 +330,20 @@ def test_records_of_a_known_size_are_fetched_to_where_they_are_mixed(gaps):
     assert all(np.shares_memory(values, room) for room in given[:-1])
 
 
+@pytest.mark.parametrize("readers", [1, 3])
+def test_all_cycles_of_a_shuffle_take_turns_in_the_memory_of_two(readers):
+    ranges = [OffsetRange("t", 0, 0, 30_000)]
+    made, *_ = reader(Log(ranges, batch=100), ranges, Order(50, 10, 5, seed=1), decoding=DECLARED, readers=readers)
+    places, count = set(), 0
+    for cycle in made.read(0):
+        places.add(cycle.samples[0].ctypes.data)
+        count += 1
+        del cycle  # as one who is done with it
+
+    assert count == 10
+    assert len(places) <= 2
+
+
 class Noting:
     """A destination that keeps what rooms were given."""
 

@@ -23,7 +23,7 @@ CONSTRUCTOR, IN_ORDER, BUDGET = "TrainingKafkaDataset", "in order", "50 µs a ba
 NOTHING = "1 worker(s) that read nothing"  # what torch takes to pass as many batches of that size to the parent
 BATCH, LARGE_BATCH = 256, 4096
 _LONG_BYTES = 1_000_000_000  # of a topic for which a shuffle has several cycles of windows to read
-_AT_HAND_MB = 500  # several windows of a shuffle
+_AT_HAND_MB = 1000  # more than a shuffle holds
 _BUDGET_S = 50e-6
 
 
